@@ -1,0 +1,2 @@
+//! p11-kms
+pub mod proto;
