@@ -1,0 +1,128 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"p11-kms.test/client/internal/process"
+)
+
+// step is one thing to do or to see. The next feature to test is a line here and
+// a function below.
+type step struct {
+	name string
+	run  func(context.Context, *Cluster) error
+}
+
+var steps = []step{
+	{"the plugin starts", func(ctx context.Context, c *Cluster) error { return c.startPlugin(ctx) }},
+	{"etcd starts", func(ctx context.Context, c *Cluster) error { return c.startEtcd(ctx) }},
+	{"kube-apiserver starts", func(ctx context.Context, c *Cluster) error { return c.startAPIServer(ctx) }},
+	{"Secrets are written", writeSecrets},
+	{"etcd holds them encrypted", etcdHoldsCiphertext},
+	{"every Secret reads back", secretsReadBack},
+	{"without the plugin kube-apiserver becomes unhealthy, and still reads", pluginGoesAway},
+	{"with the plugin it becomes healthy again", pluginComesBack},
+	{"the plugin restarts, more Secrets are written", pluginRestarts},
+	{"kube-apiserver restarts", apiserverRestarts},
+	{"every Secret reads back after the restarts", secretsReadBack},
+	{"etcd holds the later ones encrypted too", etcdHoldsCiphertext},
+	{"the plugin ends in order and leaves nothing", func(_ context.Context, c *Cluster) error { return c.stopPlugin() }},
+}
+
+func writeSecrets(ctx context.Context, c *Cluster) error {
+	server := c.apiservers[0]
+	if len(c.secrets) == 0 {
+		if err := server.createNamespace(ctx); err != nil {
+			return err
+		}
+	}
+	for range c.options.Secrets {
+		s := newSecret(len(c.secrets) + 1)
+		if err := server.createSecret(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.name, err, server.process.Tail())
+		}
+		c.secrets = append(c.secrets, s)
+	}
+	c.say("%d Secrets in all", len(c.secrets))
+	return nil
+}
+
+func secretsReadBack(ctx context.Context, c *Cluster) error {
+	for _, server := range c.apiservers {
+		for _, s := range c.secrets {
+			if err := server.checkSecret(ctx, s); err != nil {
+				return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.name, err, server.process.Tail())
+			}
+		}
+	}
+	return nil
+}
+
+func pluginGoesAway(ctx context.Context, c *Cluster) error {
+	start := time.Now()
+	if err := c.stopPlugin(); err != nil {
+		return err
+	}
+	for _, server := range c.apiservers {
+		err := process.Until(ctx, unhealthyLimit, "waiting for /healthz/kms-providers to fail", func(ctx context.Context) error {
+			if server.kmsHealth(ctx) == nil {
+				return errors.New("it is still ok")
+			}
+			return nil
+		}, server.process)
+		if err != nil {
+			return err
+		}
+	}
+	c.say("unhealthy after %s", time.Since(start).Round(100*time.Millisecond))
+	return secretsReadBack(ctx, c)
+}
+
+func pluginComesBack(ctx context.Context, c *Cluster) error {
+	start := time.Now()
+	if err := c.startPlugin(ctx); err != nil {
+		return err
+	}
+	if err := c.becomesHealthy(ctx); err != nil {
+		return err
+	}
+	c.say("healthy after %s", time.Since(start).Round(100*time.Millisecond))
+	return nil
+}
+
+func (c *Cluster) becomesHealthy(ctx context.Context) error {
+	for _, server := range c.apiservers {
+		err := process.Until(ctx, healthyLimit, "waiting for /healthz/kms-providers to be ok",
+			server.kmsHealth, server.process, c.plugin)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pluginRestarts(ctx context.Context, c *Cluster) error {
+	if err := c.stopPlugin(); err != nil {
+		return err
+	}
+	if err := c.startPlugin(ctx); err != nil {
+		return err
+	}
+	if err := c.becomesHealthy(ctx); err != nil {
+		return err
+	}
+	return writeSecrets(ctx, c)
+}
+
+// apiserverRestarts loses every seed that is cached: what follows needs Decrypt.
+func apiserverRestarts(ctx context.Context, c *Cluster) error {
+	for _, server := range c.apiservers {
+		if err := server.restart(ctx); err != nil {
+			return err
+		}
+	}
+	return c.becomesHealthy(ctx)
+}

@@ -1,0 +1,132 @@
+#![forbid(unsafe_code)]
+//! What each command does, one file a command.
+
+mod check;
+mod encryption_config;
+mod key;
+mod probe;
+mod serve;
+mod status;
+mod token_access;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cli::{Cli, Command, Output};
+use crate::config::{Config, ConfigError, Endpoint};
+use crate::{logging, worker};
+
+/// How a command ended, if not well (DESIGN section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It ran, and the answer is no.
+    No = 1,
+    /// The command line, the config, or what it names is wrong.
+    Usage = 2,
+    /// The token or the daemon cannot be reached, or refuses.
+    Unreachable = 3,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub struct Failed {
+    exit: Exit,
+    message: String,
+}
+
+impl Failed {
+    fn new(exit: Exit, message: impl Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<ConfigError> for Failed {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Unreachable, error)
+    }
+}
+
+/// Runs the command and tells the shell how it went.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(exit)) => ExitCode::from(exit as u8),
+        Err(Failed { exit, message }) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "p11-kms: {message}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
+    if let Command::TokenWorker = cli.command {
+        worker::run()?;
+        return Ok(None);
+    }
+    // A command's result is what counts; a daemon's log is all there is of it.
+    let usual = if matches!(cli.command, Command::Serve) {
+        "info"
+    } else {
+        "warn"
+    };
+    logging::start(cli.log_format, cli.log.as_deref().unwrap_or(usual))
+        .map_err(|error| Failed::new(Exit::Usage, error))?;
+    match &cli.command {
+        Command::Serve => serve::run(cli).map(|()| None),
+        Command::Check => check::run(cli),
+        Command::Key(command) => key::run(cli, command).map(|()| None),
+        Command::Status(dial) => status::run(cli, dial),
+        Command::Probe(dial) => probe::run(cli, dial),
+        Command::EncryptionConfig(wanted) => encryption_config::run(cli, wanted).map(|()| None),
+        Command::TokenWorker => Ok(None),
+    }
+}
+
+impl Cli {
+    fn load_config(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.config, std::env::vars_os(), &self.set)
+    }
+
+    /// The endpoint of the flag, or else of the config: who names one needs no config.
+    fn endpoint(&self, flag: Option<&Endpoint>) -> Result<Endpoint, Failed> {
+        match flag {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Ok(self.load_config()?.server.endpoint),
+        }
+    }
+
+    /// Writes a result: `text` for people, `value` for programs.
+    fn print(&self, text: impl Display, value: &impl Serialize) -> Result<(), Failed> {
+        let mut out = io::stdout().lock();
+        match self.output {
+            Output::Text => writeln!(out, "{text}")?,
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+                writeln!(out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A runtime of one thread: a second one would cost a fifth more CPU, since
+/// every request would cross between them.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}

@@ -1,0 +1,232 @@
+#![forbid(unsafe_code)]
+//! `serve`: the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::token_access::setup;
+use super::{Exit, Failed, runtime};
+use crate::cli::Cli;
+use crate::config::Config;
+use crate::health::Health;
+use crate::keyring::Keyring;
+use crate::notify;
+use crate::proto::key_management_service_server::KeyManagementServiceServer;
+use crate::server::peer::AllowList;
+use crate::server::socket::{self, BoundSocket, SocketOptions};
+use crate::server::{self, Limits};
+use crate::service::Service;
+use crate::token::{self, Capacity, Workers};
+
+/// How long the workers may take to log out, after the requests have drained.
+const LOGOUT: Duration = Duration::from_secs(3);
+
+pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
+    let config = cli.load_config()?;
+    tell_what_is_not_in_effect(&config);
+    // Before any thread or worker exists: binding sets the umask of the process.
+    let socket = bind(&config)?;
+    runtime()?.block_on(serve(cli, config, socket))
+}
+
+fn bind(config: &Config) -> Result<BoundSocket, Failed> {
+    let passed = socket::from_systemd().map_err(|error| Failed::new(Exit::Usage, error))?;
+    let bound = match passed {
+        Some(passed) => Ok(passed),
+        None => socket::bind(&SocketOptions {
+            endpoint: config.server.endpoint.clone(),
+            mode: config.server.socket_mode,
+            owner: config.server.socket_owner,
+            group: config.server.socket_group,
+        }),
+    };
+    bound.map_err(|error| Failed::new(Exit::Usage, error))
+}
+
+async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Failed> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangups = signal(SignalKind::hangup())?;
+    let endpoint = socket
+        .endpoint()
+        .map_or_else(|| "a passed socket".to_owned(), |it| it.to_string());
+    let allow = AllowList::new(
+        config.server.allow_uids.clone(),
+        config.server.allow_gids.clone(),
+    );
+    let limits = Limits {
+        connections: config.server.max_connections,
+        streams: config.server.max_streams,
+        ..Limits::default()
+    };
+
+    let capacity = Capacity {
+        workers: config.token.profile.workers,
+        queue_length: config.server.queue_length,
+    };
+    let (client, workers) = token::start(setup(&config), capacity);
+    let keyring = Arc::new(Keyring::new(
+        client.clone(),
+        config.keyring.label.clone(),
+        config.token.allow_weak_kek,
+    ));
+    let health = Arc::new(Health::new(client, keyring.clone(), config.health.interval));
+    let service = KeyManagementServiceServer::new(Service::new(
+        keyring.clone(),
+        health.clone(),
+        config.server.request_timeout,
+    ))
+    .max_decoding_message_size(limits.message_size);
+
+    let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
+    let probes = tokio::spawn(async move { health.watch().await });
+    let mut running = Running {
+        config,
+        keyring,
+        workers,
+        allow: allow.clone(),
+    };
+
+    info!(version = env!("CARGO_PKG_VERSION"), endpoint, "serving");
+    notify::ready(&format!("serving on {endpoint}"));
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => info!(signal = "SIGTERM", "shutting down"),
+            _ = interrupt.recv() => info!(signal = "SIGINT", "shutting down"),
+        }
+        notify::stopping("draining");
+    };
+    let serving = server::serve(socket, service, limits, allow, shutdown);
+    let served = tokio::select! {
+        served = serving => served,
+        never = running.reload_on(hangups, cli) => match never {},
+    };
+    scans.abort();
+    probes.abort();
+    running.workers.stop(LOGOUT).await;
+    match served {
+        Ok(drained) => {
+            info!(?drained, "stopped");
+            Ok(())
+        }
+        Err(error) => Err(Failed::new(Exit::Usage, error)),
+    }
+}
+
+/// Looks for new KEKs every interval. Never ends.
+async fn scan(keyring: Arc<Keyring>, every: Duration) {
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first look is the health task's, as soon as a worker is there.
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        if let Err(error) = keyring.look_afresh(every).await {
+            warn!("looking for KEKs: {error}");
+        }
+    }
+}
+
+/// What SIGHUP can change while we run.
+struct Running {
+    config: Config,
+    keyring: Arc<Keyring>,
+    workers: Workers,
+    allow: AllowList,
+}
+
+impl Running {
+    async fn reload_on(&mut self, mut hangups: Signal, cli: &Cli) -> std::convert::Infallible {
+        loop {
+            if hangups.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            notify::reloading();
+            match cli.load_config() {
+                Ok(config) => self.take(config),
+                Err(error) => error!("SIGHUP: the config is not taken, the old one stays: {error}"),
+            }
+            notify::ready("running");
+        }
+    }
+
+    /// Takes a new config as far as a running daemon can. The workers are always
+    /// replaced: the PIN may have changed, and a latched one is to be tried again.
+    fn take(&mut self, new: Config) {
+        let old = &self.config;
+        let mut fixed = Vec::new();
+        let mut compare = |name, same: bool| {
+            if !same {
+                fixed.push(name);
+            }
+        };
+        compare(
+            "server.endpoint",
+            old.server.endpoint == new.server.endpoint,
+        );
+        compare(
+            "server.socket-*",
+            (
+                old.server.socket_mode,
+                old.server.socket_owner,
+                old.server.socket_group,
+            ) == (
+                new.server.socket_mode,
+                new.server.socket_owner,
+                new.server.socket_group,
+            ),
+        );
+        compare(
+            "the limits of [server]",
+            (
+                old.server.request_timeout,
+                old.server.queue_length,
+                old.server.max_connections,
+                old.server.max_streams,
+            ) == (
+                new.server.request_timeout,
+                new.server.queue_length,
+                new.server.max_connections,
+                new.server.max_streams,
+            ),
+        );
+        compare("keyring.label", old.keyring.label == new.keyring.label);
+        compare(
+            "keyring.scan-interval",
+            old.keyring.scan_interval == new.keyring.scan_interval,
+        );
+        compare(
+            "health.interval",
+            old.health.interval == new.health.interval,
+        );
+        compare(
+            "token.workers",
+            old.token.profile.workers == new.token.profile.workers,
+        );
+        for name in fixed {
+            warn!("SIGHUP: a changed {name} takes effect after a restart");
+        }
+        let mut new_setup = setup(&new);
+        new_setup.label.clone_from(&self.config.keyring.label);
+        self.allow
+            .replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
+        self.keyring.set_allow_weak(new.token.allow_weak_kek);
+        self.workers.reconfigure(new_setup);
+        self.config = new;
+        info!("SIGHUP: config and PIN are read again, the workers are being replaced");
+    }
+}
+
+/// Keys of the contract that this version reads but does not act on yet.
+fn tell_what_is_not_in_effect(config: &Config) {
+    if !config.keyring.activation_delay.is_zero() {
+        info!(
+            "keyring.activation-delay and keyring.state-dir are not in effect in this version: \
+             a new KEK is active as soon as it is seen"
+        );
+    }
+}

@@ -1,0 +1,333 @@
+//! The keys that a configuration may hold, and what to say about any other.
+
+#![forbid(unsafe_code)]
+
+use super::profile::PROFILE_KEYS;
+
+/// What begins the name of every environment variable of ours.
+pub(super) const PREFIX: &str = "P11_KMS_";
+
+/// The sections and their keys. `[token]` takes every key of a profile as well.
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "token",
+        &[
+            "module",
+            "uri",
+            "pin-file",
+            "pin-credential",
+            "profile",
+            "require-fips",
+            "allow-weak-kek",
+        ],
+    ),
+    (
+        "keyring",
+        &["label", "scan-interval", "activation-delay", "state-dir"],
+    ),
+    (
+        "server",
+        &[
+            "endpoint",
+            "socket-mode",
+            "socket-owner",
+            "socket-group",
+            "allow-uids",
+            "allow-gids",
+            "v1beta1",
+            "request-timeout",
+            "queue-length",
+            "max-connections",
+            "max-streams",
+        ],
+    ),
+    ("health", &["interval"]),
+    ("metrics", &[]),
+    ("audit", &[]),
+    ("etcd", &[]),
+];
+
+/// Keys that later versions will know. To accept one now would make somebody
+/// believe that it works.
+const LATER: &[(&str, &[&str])] = &[
+    ("keyring", &["reinstate"]),
+    ("metrics", &["listen"]),
+    ("audit", &["file"]),
+    ("etcd", &["endpoints", "cacert", "cert", "key", "snapshot"]),
+];
+
+/// Variables that are flags or belong to tools, and no keys.
+const FOREIGN: &[&str] = &["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE"];
+
+/// Beginnings of variables that are not ours to judge. A pod in a namespace with
+/// a Service called p11-kms finds `..SERVICE_HOST`, `..PORT` and so on in its
+/// environment; a daemon that refuses to start over these would be no help.
+const FOREIGN_GROUPS: &[&str] = &["TEST_", "SERVICE_", "PORT_"];
+
+const NOT_YET: &str = "not available in this version: remove it";
+
+const PIN_REASON: &str = "a PIN never stands in a configuration, a flag or the environment, where \
+    others can see it: put it into a file and set token.pin-file, or use token.pin-credential";
+
+/// The section of this name, or what to say instead.
+pub(super) fn section(name: &str) -> Result<&'static str, String> {
+    if let Some((known, _)) = SECTIONS.iter().find(|(known, _)| *known == name) {
+        return Ok(known);
+    }
+    let homes = homes_of(name);
+    if let Some(home) = homes.first() {
+        return Err(format!("unknown here: it belongs under [{home}]"));
+    }
+    let names = || SECTIONS.iter().map(|(known, _)| *known);
+    Err(match nearest(name, names()) {
+        Some(near) => format!("unknown section; did you mean [{near}]?"),
+        None => format!(
+            "unknown section; there are {}",
+            names().collect::<Vec<_>>().join(", ")
+        ),
+    })
+}
+
+/// Whether the section has this key; otherwise what to say.
+pub(super) fn check(section: &str, key: &str) -> Result<(), String> {
+    if keys_of(section).any(|known| known == key) {
+        return Ok(());
+    }
+    if is_pin(key) {
+        return Err(PIN_REASON.into());
+    }
+    if LATER
+        .iter()
+        .any(|(home, keys)| *home == section && keys.contains(&key))
+    {
+        return Err(NOT_YET.into());
+    }
+    if let Some(near) = nearest(key, keys_of(section)) {
+        return Err(format!(
+            "unknown key; did you mean {}?",
+            dotted(section, near)
+        ));
+    }
+    Err(match homes_of(key).first() {
+        Some(home) => format!("unknown key; did you mean {home}.{key}?"),
+        None => "unknown key: remove it".into(),
+    })
+}
+
+/// The key that an environment variable sets: none for a variable that is not
+/// ours, an error for one that looks like ours and matches nothing.
+pub(super) fn of_variable(name: &str) -> Result<Option<(&'static str, &'static str)>, String> {
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return Ok(None);
+    };
+    let foreign = |rest: &str| {
+        FOREIGN.contains(&rest)
+            || rest == "PORT"
+            || FOREIGN_GROUPS.iter().any(|group| rest.starts_with(group))
+    };
+    if foreign(rest) {
+        return Ok(None);
+    }
+    let all = || {
+        let sections = SECTIONS.iter().map(|(section, _)| *section);
+        sections.flat_map(|section| keys_of(section).map(move |key| (section, key)))
+    };
+    if let Some(found) = all().find(|(section, key)| variable(section, key) == name) {
+        return Ok(Some(found));
+    }
+    let lower = rest.to_ascii_lowercase().replace('_', "-");
+    if lower.split_once("--").is_some_and(|(_, key)| is_pin(key)) || is_pin(&lower) {
+        return Err(PIN_REASON.into());
+    }
+    let mut later = LATER
+        .iter()
+        .flat_map(|(home, keys)| keys.iter().map(move |key| (home, key)));
+    if later.any(|(home, key)| variable(home, key) == name) {
+        return Err(NOT_YET.into());
+    }
+    let names: Vec<String> = all().map(|(section, key)| variable(section, key)).collect();
+    // Without what all have in common, which would excuse any difference.
+    let ends = names.iter().filter_map(|name| name.strip_prefix(PREFIX));
+    Err(match nearest(rest, ends) {
+        Some(near) => format!("matches no key; did you mean {PREFIX}{near}?"),
+        None => format!(
+            "matches no key: write {PREFIX}SECTION__KEY, such as {}, or unset it",
+            variable("token", "module")
+        ),
+    })
+}
+
+/// `P11_KMS_TOKEN__PIN_FILE` for `token.pin-file`.
+fn variable(section: &str, key: &str) -> String {
+    let name = format!("{PREFIX}{section}__{}", key.replace('-', "_"));
+    name.to_ascii_uppercase()
+}
+
+fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
+    let own = SECTIONS
+        .iter()
+        .filter(move |(name, _)| *name == section)
+        .flat_map(|(_, keys)| *keys);
+    // A profile itself is a file with no sections; its keys are those of "".
+    let profile = if matches!(section, "token" | "") {
+        PROFILE_KEYS
+    } else {
+        &[]
+    };
+    own.chain(profile).copied()
+}
+
+fn homes_of(key: &str) -> Vec<&'static str> {
+    let sections = SECTIONS.iter().map(|(section, _)| *section);
+    sections
+        .filter(|section| keys_of(section).any(|known| known == key))
+        .collect()
+}
+
+/// Whether a key is meant to be the PIN itself.
+fn is_pin(key: &str) -> bool {
+    let key = key.replace('_', "-");
+    matches!(
+        key.as_str(),
+        "pin" | "pin-value" | "user-pin" | "so-pin" | "password"
+    )
+}
+
+/// `token.module`, or the key alone in a profile, which has no sections.
+pub(super) fn dotted(section: &str, key: &str) -> String {
+    if section.is_empty() {
+        key.into()
+    } else {
+        format!("{section}.{key}")
+    }
+}
+
+/// The candidate that a misspelt name probably means.
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A third of the letters may be wrong; a very long name is no slip.
+    let most = (name.len() / 3).clamp(1, 4);
+    if name.len() > 64 {
+        return None;
+    }
+    candidates
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be put in, taken out or changed (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, a) in left.chars().enumerate() {
+        let mut diagonal = above;
+        let mut before = above + 1;
+        let mut next = vec![before];
+        for (b, &up) in right.iter().zip(row.iter().skip(1)) {
+            before = (diagonal + usize::from(a != *b))
+                .min(before + 1)
+                .min(up + 1);
+            diagonal = up;
+            next.push(before);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (left, right, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("module", "module", 0),
+            ("modul", "module", 1),
+            ("allow_uids", "allow-uids", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+            assert_eq!(distance(right, left), expected, "{right} {left}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_met_with_the_right_one() {
+        let error = |section, key| check(section, key).unwrap_err();
+        assert!(error("token", "modul").contains("did you mean token.module?"));
+        assert!(error("token", "call_timeout").contains("did you mean token.call-timeout?"));
+        assert!(error("server", "allow-uid").contains("did you mean server.allow-uids?"));
+        assert!(error("server", "module").contains("did you mean token.module?"));
+        assert!(error("health", "colour").contains("unknown key: remove it"));
+        assert!(error("", "metod").contains("did you mean method?"));
+        assert!(
+            section("tokens")
+                .unwrap_err()
+                .contains("did you mean [token]?")
+        );
+        assert!(
+            section("module")
+                .unwrap_err()
+                .contains("belongs under [token]")
+        );
+        assert!(
+            section("x-y-z")
+                .unwrap_err()
+                .contains("there are token, keyring, server")
+        );
+    }
+
+    #[test]
+    fn variables_name_keys() {
+        assert_eq!(of_variable("PATH"), Ok(None));
+        assert_eq!(
+            of_variable("P11_KMS_TOKEN__MODULE"),
+            Ok(Some(("token", "module")))
+        );
+        assert_eq!(
+            of_variable("P11_KMS_TOKEN__KW_MECHANISM"),
+            Ok(Some(("token", "kw-mechanism")))
+        );
+        assert_eq!(
+            of_variable("P11_KMS_SERVER__ALLOW_UIDS"),
+            Ok(Some(("server", "allow-uids")))
+        );
+        for ours in ["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE", "TEST_X"] {
+            assert_eq!(of_variable(&format!("{PREFIX}{ours}")), Ok(None));
+        }
+        for pods in [
+            "SERVICE_HOST",
+            "SERVICE_PORT_METRICS",
+            "PORT",
+            "PORT_9807_TCP_ADDR",
+        ] {
+            assert_eq!(of_variable(&format!("{PREFIX}{pods}")), Ok(None));
+        }
+    }
+
+    #[test]
+    fn variables_that_match_no_key_are_refused() {
+        let error = |name: &str| of_variable(name).unwrap_err();
+        assert!(error("P11_KMS_TOKEN_MODULE").contains("did you mean P11_KMS_TOKEN__MODULE?"));
+        assert!(error("P11_KMS_token__module").contains("matches no key"));
+        assert!(error("P11_KMS_").contains("write P11_KMS_SECTION__KEY"));
+        assert!(error("P11_KMS_METRICS__LISTEN").contains("not available in this version"));
+        for pin in [
+            "TOKEN__PIN",
+            "PIN",
+            "TOKEN__PIN_VALUE",
+            "token__pin",
+            "SERVER__PIN",
+        ] {
+            assert!(
+                error(&format!("{PREFIX}{pin}")).contains("token.pin-file"),
+                "{pin}"
+            );
+        }
+    }
+}

@@ -1,0 +1,213 @@
+#![forbid(unsafe_code)]
+//! Is the plugin well? Answered from memory; the token is asked by a task of
+//! its own and by real traffic.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::algorithm::Algorithm;
+use crate::keyring::{self, Kek, Keyring};
+use crate::secret::Seed;
+use crate::token::protocol::{Class, Failure, Fingerprint};
+use crate::token::{self, Availability, Client};
+
+/// What kube-apiserver takes for well, to the letter.
+pub const OK: &str = "ok";
+
+/// After so many intervals without a good round trip it is no longer true that
+/// the last one was good: the task that makes them hangs.
+const STALE_INTERVALS: u32 = 3;
+
+/// What Status says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// [`OK`], or what is wrong and what to do.
+    pub healthz: String,
+    /// The active key_id; the last one while there is none; empty if there never
+    /// was one.
+    pub key_id: String,
+}
+
+/// Knows whether the last round trip on the token was good.
+pub struct Health {
+    token: Client,
+    keyring: Arc<Keyring>,
+    interval: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    round_trip: RoundTrip,
+    key_id: String,
+    /// What Status said last, to log changes only.
+    said: String,
+}
+
+enum RoundTrip {
+    None,
+    Good(Instant),
+    Bad(String),
+}
+
+impl Health {
+    /// Not well until the first round trip.
+    #[must_use]
+    pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration) -> Self {
+        let state = State {
+            round_trip: RoundTrip::None,
+            key_id: String::new(),
+            said: String::new(),
+        };
+        Self {
+            token,
+            keyring,
+            interval,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What Status says at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let active = self.keyring.active();
+        let mut state = self.state();
+        if let Ok(kek) = &active {
+            if state.key_id != kek.key_id.as_str() {
+                kek.key_id.as_str().clone_into(&mut state.key_id);
+            }
+        }
+        let healthz = match self.trouble(&state.round_trip, active.err()) {
+            None => OK.to_owned(),
+            Some(trouble) => trouble,
+        };
+        if state.said != healthz {
+            if healthz == OK {
+                info!("healthy");
+            } else {
+                warn!("unhealthy: {healthz}");
+            }
+            state.said.clone_from(&healthz);
+        }
+        Snapshot {
+            healthz,
+            key_id: state.key_id.clone(),
+        }
+    }
+
+    fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
+        match self.token.availability() {
+            Availability::Down(failure) => return Some(failure.message),
+            Availability::Starting => return Some("the token is being started".to_owned()),
+            Availability::Up => {}
+        }
+        match last {
+            RoundTrip::None if no_kek.is_none() => {
+                Some("the token has not been tried yet".to_owned())
+            }
+            RoundTrip::Bad(why) => Some(why.clone()),
+            RoundTrip::Good(at) if at.elapsed() > self.interval * STALE_INTERVALS => Some(format!(
+                "the last good answer of the token is {} s old",
+                at.elapsed().as_secs()
+            )),
+            _ => no_kek.map(|error| error.to_string()),
+        }
+    }
+
+    /// For how long the token has been answering; `None` while it does not.
+    #[must_use]
+    pub fn token_uptime(&self) -> Option<Duration> {
+        self.token.up_since().map(|since| since.elapsed())
+    }
+
+    /// Takes note of how real traffic went.
+    pub fn note<T>(&self, outcome: &Result<T, keyring::Error>) {
+        match outcome {
+            Ok(_) => self.state().round_trip = RoundTrip::Good(Instant::now()),
+            Err(error) if blames_token(error) => {
+                self.state().round_trip = RoundTrip::Bad(error.to_string());
+            }
+            // A bad blob, an unknown key_id, a caller in a hurry: not the token's fault.
+            Err(_) => {}
+        }
+    }
+
+    /// Tries the token every interval, unless real traffic has just done so, and
+    /// at once after each new worker. Never ends.
+    pub async fn watch(&self) {
+        let mut tick = interval(self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut restarts = self.token.restarts();
+        loop {
+            let restarted = tokio::select! {
+                _ = tick.tick() => false,
+                () = restarts.next() => true,
+            };
+            let trouble = self.snapshot().healthz != OK;
+            if restarted || trouble || !self.was_good_within(self.interval / 2) {
+                self.try_token().await;
+                // Asked for its line in the log.
+                let _ = self.snapshot();
+            }
+        }
+    }
+
+    fn was_good_within(&self, time: Duration) -> bool {
+        matches!(self.state().round_trip, RoundTrip::Good(at) if at.elapsed() < time)
+    }
+
+    async fn try_token(&self) {
+        if self.token.availability() != Availability::Up {
+            return;
+        }
+        // A new worker may stand before a token with other keys than the last one.
+        let looked = self.keyring.look(self.interval).await;
+        match (looked, self.keyring.active()) {
+            (Err(error), _) => self.note::<()>(&Err(error)),
+            (Ok(()), Ok(kek)) => self.note(&self.round_trip(&kek).await),
+            // The search was a good round trip; Status tells that there is no KEK.
+            (Ok(()), Err(_)) => self.note(&Ok(())),
+        }
+    }
+
+    /// Wraps and unwraps the public constant. Both results are known.
+    async fn round_trip(&self, kek: &Kek) -> Result<(), keyring::Error> {
+        let time = self.interval;
+        let constant = Seed::new(Fingerprint::CONSTANT.to_vec());
+        let blob = self
+            .token
+            .wrap(&kek.fingerprint, Algorithm::Kw, &constant, time)
+            .await?;
+        let seed = self
+            .token
+            .unwrap(&kek.fingerprint, Algorithm::Kw, &blob, time)
+            .await?;
+        if blob == kek.fingerprint.as_bytes() && seed.expose() == constant.expose() {
+            return Ok(());
+        }
+        let message = format!(
+            "the token wraps wrongly under KEK \"{}\": do not trust it",
+            kek.label
+        );
+        Err(token::Error::Failed(Failure::new(Class::TokenLost, message)).into())
+    }
+}
+
+fn blames_token(error: &keyring::Error) -> bool {
+    match error {
+        keyring::Error::NoActiveKek(_) | keyring::Error::UnknownKeyId(_) => false,
+        keyring::Error::Token(error) => match error {
+            token::Error::QueueFull(_) | token::Error::Deadline => false,
+            token::Error::Unavailable(_) => true,
+            token::Error::Failed(failure) => {
+                !matches!(failure.class, Class::BadBlob | Class::Expired)
+            }
+        },
+    }
+}

@@ -1,0 +1,256 @@
+#![forbid(unsafe_code)]
+//! Which KEK? The keyring finds KEKs on the token, names them, and sends seeds
+//! and blobs to the right one.
+
+mod kek;
+mod ring;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+pub use self::kek::{Kek, KeyId, Policy, Refused, metrics_label};
+pub use self::ring::Ring;
+use crate::algorithm::Algorithm;
+use crate::secret::Seed;
+use crate::token::{self, Availability, Client};
+
+/// Unknown key_ids cause at most one look at the token in this time.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why the keyring gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no KEK to write with.
+    #[error("{0}")]
+    NoActiveKek(String),
+    /// No KEK has that name, after a fresh look at the token.
+    #[error(
+        "no KEK on this token has the key_id {0}. Was it deleted, or is this another token? \
+         `p11-kms key list` shows what is there"
+    )]
+    UnknownKeyId(String),
+    /// The token's trouble.
+    #[error(transparent)]
+    Token(#[from] token::Error),
+}
+
+/// A wrapped seed and all that is needed to get it back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrapped {
+    /// RFC 3394 or RFC 5649 output and nothing else.
+    pub blob: Vec<u8>,
+    /// Which of the two.
+    pub algorithm: Algorithm,
+    /// The KEK it was wrapped under.
+    pub kek: Arc<Kek>,
+}
+
+/// The KEKs of one label on one token.
+pub struct Keyring {
+    token: Client,
+    label: String,
+    allow_weak: AtomicBool,
+    ring: RwLock<Arc<Ring>>,
+    /// An empty ring means something only after a look.
+    looked: AtomicBool,
+    /// When the last good look for an unknown key_id began; whoever looks holds
+    /// it, the others wait.
+    last_look: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Keyring {
+    /// An empty keyring; [`Self::look`] fills it.
+    #[must_use]
+    pub fn new(token: Client, label: String, allow_weak: bool) -> Self {
+        Self {
+            token,
+            label,
+            allow_weak: AtomicBool::new(allow_weak),
+            ring: RwLock::default(),
+            looked: AtomicBool::new(false),
+            last_look: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Takes `allow-weak-kek` from a config that was read again.
+    pub fn set_allow_weak(&self, allow: bool) {
+        *self
+            .allow_weak
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = allow;
+    }
+
+    /// What the last look showed.
+    #[must_use]
+    pub fn ring(&self) -> Arc<Ring> {
+        self.ring
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The KEK that is written with.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveKek`] with the reason and the remedy.
+    pub fn active(&self) -> Result<Arc<Kek>, Error> {
+        if !self.looked.load(Ordering::Relaxed) {
+            let why = match self.token.availability() {
+                Availability::Down(failure) => failure.message,
+                _ => "the token is being started".to_owned(),
+            };
+            return Err(token::Error::Unavailable(why).into());
+        }
+        let ring = self.ring();
+        ring.active()
+            .cloned()
+            .ok_or_else(|| Error::NoActiveKek(ring.why_none(&self.label)))
+    }
+
+    /// Wraps a seed under the active KEK.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
+        let kek = self.active()?;
+        let algorithm = Algorithm::for_len(seed.len());
+        let blob = self
+            .token
+            .wrap(&kek.fingerprint, algorithm, seed, time)
+            .await?;
+        Ok(Wrapped {
+            blob,
+            algorithm,
+            kek,
+        })
+    }
+
+    /// Finds the KEK that a key_id names, with a fresh look if it is not known:
+    /// a neighbour may have written with a KEK that this node has not seen yet.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKeyId`] after that look.
+    pub async fn find(&self, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
+        if let Some(kek) = self.ring().get(key_id) {
+            return Ok(kek.clone());
+        }
+        match timeout(time, self.look_after(Instant::now(), time)).await {
+            Ok(looked) => looked?,
+            Err(_) => return Err(token::Error::Deadline.into()),
+        }
+        let ring = self.ring();
+        ring.get(key_id)
+            .cloned()
+            .ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
+    }
+
+    /// Unwraps a blob under that KEK.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn unwrap(
+        &self,
+        kek: &Kek,
+        algorithm: Algorithm,
+        blob: &[u8],
+        time: Duration,
+    ) -> Result<Seed, Error> {
+        Ok(self
+            .token
+            .unwrap(&kek.fingerprint, algorithm, blob, time)
+            .await?)
+    }
+
+    /// One look for all who wait, and at most one every [`LOOK_PAUSE`].
+    async fn look_after(&self, asked: Instant, time: Duration) -> Result<(), Error> {
+        let mut last = self.last_look.lock().await;
+        match *last {
+            // Somebody looked while we waited for the lock.
+            Some(began) if began >= asked => return Ok(()),
+            Some(began) => sleep_until(began + LOOK_PAUSE).await,
+            None => {}
+        }
+        let began = Instant::now();
+        self.look_afresh(time).await?;
+        // Only a look that worked tells the others that the key_id is unknown.
+        *last = Some(began);
+        Ok(())
+    }
+
+    /// Looks at the token, and sees to it that keys made by others show.
+    ///
+    /// # Errors
+    /// The token could not be asked. What was known stays known.
+    pub async fn look_afresh(&self, time: Duration) -> Result<(), Error> {
+        self.token.refresh(time).await?;
+        self.look(time).await
+    }
+
+    /// Looks at the token and takes what is there.
+    ///
+    /// # Errors
+    /// The token could not be asked. What was known stays known.
+    pub async fn look(&self, time: Duration) -> Result<(), Error> {
+        let found = self.token.find(time).await?;
+        let Some(report) = self.token.report() else {
+            return Err(token::Error::Unavailable("the token is starting".to_owned()).into());
+        };
+        let allow_weak = self.allow_weak.load(Ordering::Relaxed);
+        let policy = Policy {
+            method: report.kw,
+            allow_weak,
+        };
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(ring.seen(found, policy));
+        if next != *ring {
+            self.tell(&ring, &next);
+            *ring = next;
+        }
+        drop(ring);
+        self.looked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Logs what has changed, once.
+    fn tell(&self, before: &Ring, now: &Ring) {
+        for kek in now.keks() {
+            if before.get(kek.key_id.as_str()).is_some() {
+                continue;
+            }
+            info!(
+                label = kek.label,
+                generation = kek.generation.number(),
+                key_id = kek.key_id.as_str(),
+                "found a KEK"
+            );
+            if !kek.weaknesses.is_empty() {
+                error!(
+                    label = kek.label,
+                    "THIS KEK IS WEAK and used only because token.allow-weak-kek is set: {}",
+                    kek.weaknesses.join("; ")
+                );
+            }
+        }
+        for bad in now.refused() {
+            if !before.refused().contains(bad) {
+                error!("{bad}");
+            }
+        }
+        let key_id = |ring: &Ring| ring.active().map(|kek| kek.key_id.clone());
+        if key_id(before) != key_id(now) {
+            match now.active() {
+                Some(kek) => info!(
+                    label = kek.label,
+                    generation = kek.generation.number(),
+                    key_id = kek.key_id.as_str(),
+                    "this KEK is active now"
+                ),
+                None => warn!("no KEK is active: {}", now.why_none(&self.label)),
+            }
+        }
+    }
+}

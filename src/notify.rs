@@ -1,0 +1,105 @@
+#![forbid(unsafe_code)]
+//! Tells systemd how we are (sd_notify(3)). Without `NOTIFY_SOCKET` nothing happens.
+
+use std::io;
+
+use sd_notify::{NotifyState, notify};
+
+/// Start-up is done: the socket is up. With `Type=notify` the units that are ordered after
+/// ours, such as the kubelet, start now.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(text: &str) {
+    send(&[NotifyState::Status(&one_line(text))]);
+}
+
+/// The config is being read again; [`ready`] must follow, whether it was good or not.
+pub fn reloading() {
+    // systemd 253 and newer want to know when it began, to tell this reload from an earlier one.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => report(&error),
+    }
+}
+
+/// The drain has begun.
+pub fn stopping(status: &str) {
+    send(&[
+        NotifyState::Stopping,
+        NotifyState::Status(&one_line(status)),
+    ]);
+}
+
+/// Each line of a message is a field of its own: text from elsewhere must not add one.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = notify(states) {
+        report(&error);
+    }
+}
+
+/// The daemon works without: not a reason to stop.
+fn report(error: &io::Error) {
+    tracing::warn!(%error, "cannot notify the service manager");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    #[ignore = "started by what_systemd_is_told, with a socket to write to"]
+    fn says_everything() {
+        ready("serving\non unix:///x\nMAINPID=1");
+        reloading();
+        status("reloading");
+        stopping("draining");
+    }
+
+    fn say_everything(socket: &str) {
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "notify::tests::says_everything", "--ignored"])
+            .env("NOTIFY_SOCKET", socket)
+            .output()
+            .unwrap();
+        assert!(status.status.success(), "{status:?}");
+    }
+
+    #[test]
+    fn what_systemd_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        say_everything(path.to_str().unwrap());
+
+        socket.set_nonblocking(true).unwrap();
+        let next = || {
+            let mut buffer = [0; 1000];
+            let length = socket.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        assert_eq!(next(), "READY=1\nSTATUS=serving on unix:///x MAINPID=1\n");
+        let reloading = next();
+        let begun = reloading
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .unwrap();
+        assert!(begun.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
+        assert_eq!(next(), "STATUS=reloading\n");
+        assert_eq!(next(), "STOPPING=1\nSTATUS=draining\n");
+    }
+
+    #[test]
+    fn a_service_manager_that_is_gone_or_absent_does_no_harm() {
+        say_everything("/nonexistent/notify");
+        ready("no NOTIFY_SOCKET is set in a test");
+    }
+}

@@ -1,0 +1,141 @@
+#![forbid(unsafe_code)]
+//! One connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::Limits;
+use super::peer::Peer;
+use super::watched::Watched;
+
+/// One stream's receive window, in bytes: HTTP/2's default. A message longer than
+/// that goes on as it is read.
+const STREAM_WINDOW: u32 = 65_535;
+/// The window of all streams together, in bytes: some 900 Decrypts of the largest
+/// legal size may be on their way at once, and 1 MiB is what a rude peer can make us keep.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What one stream may have waiting to be written, in bytes. Our answers have less than 4 kB.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// What the server tells its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Serve,
+    /// The allow-list was replaced.
+    LookAgain,
+    Drain,
+}
+
+/// How HTTP/2 is spoken on every connection.
+///
+/// The limits on resets (CVE-2023-44487 and its kin) stay as hyper and h2 set them.
+pub(super) fn protocol(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_size)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}
+
+/// Serves until the peer goes, breaks the protocol or is no longer allowed, or until the
+/// drain is done. None of that is an error of the daemon's.
+pub(super) async fn run<S>(
+    stream: UnixStream,
+    service: WithPeer<S>,
+    protocol: http2::Builder<TokioExecutor>,
+    limits: Limits,
+    mut orders: watch::Receiver<Order>,
+    allowed: impl Fn(&Peer) -> bool,
+) where
+    S: tower_service::Service<
+            Request<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+        > + Clone,
+    S::Future: Send + 'static,
+{
+    let peer = service.peer;
+    // A peer that takes nothing for so long would fail the next ping too, if we could send it.
+    let write_timeout = limits.keepalive_interval + limits.keepalive_timeout;
+    let stream = Watched::new(stream, limits.handshake_timeout, write_timeout);
+    let greeted = stream.greeted();
+    let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    loop {
+        let order = tokio::select! {
+            biased;
+            end = connection.as_mut() => return report(&peer, end, &limits),
+            order = orders.changed() => order.map(|()| *orders.borrow_and_update()),
+        };
+        match order {
+            Ok(Order::Serve) => {}
+            Ok(Order::LookAgain) if allowed(&peer) => {}
+            Ok(Order::LookAgain) => {
+                tracing::warn!(
+                    uid = peer.uid,
+                    gid = peer.gid,
+                    pid = peer.pid,
+                    "connection closed: its peer is no longer allowed"
+                );
+                return;
+            }
+            // Nothing is in flight on a connection that never spoke.
+            Ok(Order::Drain) if !greeted.load(Ordering::Relaxed) => return,
+            Ok(Order::Drain) => break,
+            // The server is gone.
+            Err(_) => return,
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    report(&peer, connection.await, &limits);
+}
+
+fn report(peer: &Peer, end: hyper::Result<()>, limits: &Limits) {
+    let Peer { uid, gid, pid } = *peer;
+    match end {
+        Ok(()) => tracing::debug!(uid, gid, pid, "connection closed"),
+        Err(error) => {
+            limits.counters.failed.fetch_add(1, Ordering::Relaxed);
+            // hyper's own text says only "http2 error".
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(uid, gid, pid, %error, cause, "connection ended");
+        }
+    }
+}
+
+/// Puts the peer into each request, then calls the service.
+///
+/// It does not ask `poll_ready`: a generated gRPC server is always ready, and the limits on
+/// work in progress are the service's own.
+#[derive(Clone)]
+pub(super) struct WithPeer<S> {
+    pub(super) service: S,
+    pub(super) peer: Peer,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for WithPeer<S>
+where
+    S: tower_service::Service<Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.service.clone().call(request)
+    }
+}

@@ -1,0 +1,354 @@
+#![forbid(unsafe_code)]
+//! The KMS v2 service: is the request well formed? tonic's types end here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Request, Response, Status};
+use tracing::{info, warn};
+
+use crate::algorithm::Algorithm;
+use crate::grpc_status;
+use crate::health::Health;
+use crate::keyring::{self, Keyring, Wrapped};
+use crate::proto::key_management_service_server::KeyManagementService;
+use crate::proto::{
+    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
+};
+use crate::secret::Seed;
+use crate::server::peer::Peer;
+
+/// The version of the interface. The client wants it never to change.
+pub const VERSION: &str = "v2";
+
+/// The one annotation: which algorithm made the blob. The client refuses names
+/// that are no domain names of at least two labels.
+pub const ALGORITHM_ANNOTATION: &str = "wrap.p11-kms.internal";
+
+/// Response header of Status: for how many seconds the token has been answering.
+pub const TOKEN_UPTIME: &str = "p11-kms-token-uptime";
+
+/// Longest key_id on the wire, in bytes (KMS v2).
+const MAX_KEY_ID: usize = 1024;
+
+/// Longest UID that is logged, in bytes. Kubernetes sends 36.
+const MAX_UID: usize = 64;
+
+/// Answers Status, Encrypt and Decrypt.
+pub struct Service {
+    keyring: Arc<Keyring>,
+    health: Arc<Health>,
+    request_timeout: Duration,
+}
+
+impl Service {
+    /// A service over that keyring. No request takes longer than `request_timeout`.
+    #[must_use]
+    pub const fn new(
+        keyring: Arc<Keyring>,
+        health: Arc<Health>,
+        request_timeout: Duration,
+    ) -> Self {
+        Self {
+            keyring,
+            health,
+            request_timeout,
+        }
+    }
+
+    async fn encrypt_seed(&self, plaintext: Vec<u8>, time: Duration) -> Result<Wrapped, Status> {
+        let seed = Seed::new(plaintext);
+        let len = seed.len();
+        if len == 0 || len > Algorithm::MAX_PLAINTEXT {
+            return Err(Status::invalid_argument(format!(
+                "the plaintext has {len} bytes; from 1 to {} can be wrapped",
+                Algorithm::MAX_PLAINTEXT
+            )));
+        }
+        let wrapped = self.keyring.wrap(&seed, time).await;
+        self.health.note(&wrapped);
+        wrapped.map_err(|error| grpc_status::from_keyring(&error))
+    }
+
+    async fn decrypt_seed(
+        &self,
+        request: &DecryptRequest,
+        time: Duration,
+    ) -> Result<Vec<u8>, Status> {
+        let algorithm = algorithm(&request.annotations)?;
+        let len = request.ciphertext.len();
+        if !algorithm.can_unwrap(len) {
+            return Err(Status::invalid_argument(format!(
+                "no ciphertext of {len} bytes comes from {}: it was cut, lengthened, or is not ours",
+                algorithm.name()
+            )));
+        }
+        if request.key_id.is_empty() || request.key_id.len() > MAX_KEY_ID {
+            return Err(Status::invalid_argument(format!(
+                "the key_id has {} bytes; from 1 to {MAX_KEY_ID} are possible",
+                request.key_id.len()
+            )));
+        }
+        let told = |error: keyring::Error| grpc_status::from_keyring(&error);
+        let started = Instant::now();
+        let kek = self
+            .keyring
+            .find(&request.key_id, time)
+            .await
+            .map_err(told)?;
+        let left = time.saturating_sub(started.elapsed());
+        let seed = self
+            .keyring
+            .unwrap(&kek, algorithm, &request.ciphertext, left)
+            .await;
+        self.health.note(&seed);
+        seed.map(Seed::into_exposed).map_err(told)
+    }
+
+    fn time_for<T>(&self, request: &Request<T>) -> Duration {
+        let asked = request
+            .metadata()
+            .get("grpc-timeout")
+            .and_then(|value| value.to_str().ok());
+        let asked = asked.and_then(parse_timeout).unwrap_or(Duration::MAX);
+        asked.min(self.request_timeout)
+    }
+}
+
+#[tonic::async_trait]
+impl KeyManagementService for Service {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let call = Call::begin("Status", &request, "");
+        let snapshot = self.health.snapshot();
+        call.end(&snapshot.key_id, Ok(()));
+        let mut response = Response::new(StatusResponse {
+            version: VERSION.to_owned(),
+            healthz: snapshot.healthz,
+            key_id: snapshot.key_id,
+        });
+        // For `p11-kms status`; kube-apiserver does not look at it.
+        if let Some(uptime) = self.health.token_uptime() {
+            response
+                .metadata_mut()
+                .insert(TOKEN_UPTIME, uptime.as_secs().into());
+        }
+        Ok(response)
+    }
+
+    async fn encrypt(
+        &self,
+        request: Request<EncryptRequest>,
+    ) -> Result<Response<EncryptResponse>, Status> {
+        let call = Call::begin("Encrypt", &request, &request.get_ref().uid);
+        let time = self.time_for(&request);
+        match self
+            .encrypt_seed(request.into_inner().plaintext, time)
+            .await
+        {
+            Ok(Wrapped {
+                blob,
+                algorithm,
+                kek,
+            }) => {
+                call.end(kek.key_id.as_str(), Ok(()));
+                let name = algorithm.name().as_bytes().to_vec();
+                Ok(Response::new(EncryptResponse {
+                    ciphertext: blob,
+                    key_id: kek.key_id.as_str().to_owned(),
+                    annotations: HashMap::from([(ALGORITHM_ANNOTATION.to_owned(), name)]),
+                }))
+            }
+            Err(status) => {
+                call.end("", Err(&status));
+                Err(status)
+            }
+        }
+    }
+
+    async fn decrypt(
+        &self,
+        request: Request<DecryptRequest>,
+    ) -> Result<Response<DecryptResponse>, Status> {
+        let call = Call::begin("Decrypt", &request, &request.get_ref().uid);
+        let time = self.time_for(&request);
+        let request = request.into_inner();
+        match self.decrypt_seed(&request, time).await {
+            Ok(plaintext) => {
+                call.end(&request.key_id, Ok(()));
+                Ok(Response::new(DecryptResponse { plaintext }))
+            }
+            Err(status) => {
+                call.end(&request.key_id, Err(&status));
+                Err(status)
+            }
+        }
+    }
+}
+
+/// Which algorithm? Anything that we do not write ourselves is refused before
+/// the token is touched.
+fn algorithm(annotations: &HashMap<String, Vec<u8>>) -> Result<Algorithm, Status> {
+    let foreign = |what: &str| {
+        Err(Status::invalid_argument(format!(
+            "{what}: this was not encrypted by p11-kms, or it was changed. Its only annotation is \
+             {ALGORITHM_ANNOTATION} = aes-kw or aes-kwp"
+        )))
+    };
+    let Some(name) = annotations.get(ALGORITHM_ANNOTATION) else {
+        return foreign("the annotation is missing");
+    };
+    if annotations.len() > 1 {
+        return foreign("there is an annotation that is not ours");
+    }
+    match Algorithm::from_name(name) {
+        Some(algorithm) => Ok(algorithm),
+        None => foreign("the annotation has a value that is not ours"),
+    }
+}
+
+/// Reads a `grpc-timeout`: up to 8 digits and a unit (gRPC over HTTP/2, "Requests").
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// One request on its way, for the log.
+struct Call {
+    method: &'static str,
+    uid: String,
+    peer: Option<Peer>,
+    began: Instant,
+}
+
+impl Call {
+    fn begin<T>(method: &'static str, request: &Request<T>, uid: &str) -> Self {
+        let mut uid = uid.to_owned();
+        // A caller's text: kept short, and the formats escape what could break a line.
+        uid.truncate(uid.floor_char_boundary(MAX_UID));
+        let peer = request.extensions().get::<Peer>().copied();
+        Self {
+            method,
+            uid,
+            peer,
+            began: Instant::now(),
+        }
+    }
+
+    /// Writes the request's line. Never a seed, a ciphertext or a body.
+    fn end(&self, key_id: &str, outcome: Result<(), &Status>) {
+        let Self {
+            method,
+            uid,
+            peer,
+            began,
+        } = self;
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (peer_uid, peer_pid) =
+            peer.map_or((None, None), |peer| (Some(peer.uid), Some(peer.pid)));
+        let key_id = &key_id[..key_id.floor_char_boundary(MAX_UID)];
+        match outcome {
+            Ok(()) => info!(
+                target: "p11_kms::request",
+                method, uid, key_id, peer_uid, peer_pid, micros, code = "Ok",
+            ),
+            Err(status) => warn!(
+                target: "p11_kms::request",
+                method, uid, key_id, peer_uid, peer_pid, micros,
+                code = code_name(status.code()), error = status.message(),
+            ),
+        }
+    }
+}
+
+/// The code's name, as grpc-go writes it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "Ok",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Unavailable => "Unavailable",
+        _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn annotations(entries: &[(&str, &[u8])]) -> HashMap<String, Vec<u8>> {
+        entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn our_own_annotation_is_read() {
+        let ours = annotations(&[(ALGORITHM_ANNOTATION, b"aes-kw")]);
+        assert_eq!(algorithm(&ours).unwrap(), Algorithm::Kw);
+        let ours = annotations(&[(ALGORITHM_ANNOTATION, b"aes-kwp")]);
+        assert_eq!(algorithm(&ours).unwrap(), Algorithm::Kwp);
+    }
+
+    #[test]
+    fn every_other_annotation_is_refused() {
+        for foreign in [
+            annotations(&[]),
+            annotations(&[(ALGORITHM_ANNOTATION, b"aes-gcm")]),
+            annotations(&[("version.example.com", b"1")]),
+            annotations(&[
+                (ALGORITHM_ANNOTATION, b"aes-kw"),
+                ("version.example.com", b"1"),
+            ]),
+        ] {
+            let status = algorithm(&foreign).unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(
+                status.message().contains(ALGORITHM_ANNOTATION),
+                "{}",
+                status.message()
+            );
+        }
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(
+            parse_timeout("2999992u"),
+            Some(Duration::from_micros(2_999_992))
+        );
+        for bad in ["", "S", "3", "3s", "-3S", "123456789S", "3 S", "S3"] {
+            assert_eq!(parse_timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_timeout_panics(text: String) {
+            let _ = parse_timeout(&text);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+#![forbid(unsafe_code)]
+//! The task that feeds one session thread and hands its answers back.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::error::Error;
+use super::frame::{Inbox, MAX_ANSWER, decode_answer};
+use super::pool::{Job, LaneId, Pool};
+use super::protocol::{Class, Failure};
+
+/// Why a lane ended.
+#[derive(Debug)]
+pub(super) enum LaneEnd {
+    /// It was told to, and had nothing left to do.
+    Retired,
+    /// Its worker is of no more use.
+    Broken(Failure),
+}
+
+/// One session's lane.
+pub(super) struct Lane {
+    pool: Arc<Pool>,
+    id: LaneId,
+    wake: Arc<Notify>,
+    socket: UnixStream,
+    call_timeout: Duration,
+    /// Jobs answered by the worker that this lane belongs to.
+    answered: Arc<AtomicU64>,
+    /// At the worker, in the order of the answers to come.
+    at_worker: VecDeque<Job>,
+    /// Since when the first of them has been running.
+    running_since: Instant,
+    out: Zeroizing<Vec<u8>>,
+    inbox: Inbox,
+}
+
+impl Lane {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        socket: UnixStream,
+        depth: usize,
+        call_timeout: Duration,
+        answered: Arc<AtomicU64>,
+    ) -> Self {
+        let (id, wake) = pool.add_lane(depth);
+        Self {
+            pool,
+            id,
+            wake,
+            socket,
+            call_timeout,
+            answered,
+            at_worker: VecDeque::new(),
+            running_since: Instant::now(),
+            out: Zeroizing::new(Vec::new()),
+            inbox: Inbox::new(MAX_ANSWER),
+        }
+    }
+
+    /// Its name in the pool.
+    pub(super) const fn id(&self) -> LaneId {
+        self.id
+    }
+
+    /// Carries jobs and answers until the lane is retired or its worker breaks.
+    pub(super) async fn run(mut self) -> LaneEnd {
+        // Fine enough to notice a hung call soon after its time is up, and no
+        // timer per job.
+        let mut check = interval(self.call_timeout / 8);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = loop {
+            match self.turn(&mut check).await {
+                Ok(false) => {}
+                Ok(true) => break LaneEnd::Retired,
+                Err(failure) => break LaneEnd::Broken(failure),
+            }
+        };
+        let why = match &end {
+            LaneEnd::Retired => Failure::new(Class::TokenLost, "the worker was let go"),
+            LaneEnd::Broken(failure) => failure.clone(),
+        };
+        self.pool.remove_lane(self.id, self.at_worker, &why);
+        end
+    }
+
+    /// Sends what is new, then waits for whatever comes first. `true`: retired.
+    async fn turn(&mut self, check: &mut Interval) -> Result<bool, Failure> {
+        let retiring = self.send_new().map_err(lost)?;
+        let busy = !self.at_worker.is_empty();
+        if retiring && !busy {
+            return Ok(true);
+        }
+        tokio::select! {
+            () = self.wake.notified() => {}
+            ready = self.socket.readable() => {
+                ready.map_err(lost)?;
+                self.receive()?;
+            }
+            ready = self.socket.writable(), if !self.out.is_empty() => ready.map_err(lost)?,
+            _ = check.tick(), if busy => {
+                if self.running_since.elapsed() > self.call_timeout {
+                    return Err(Failure::new(Class::TokenLost, format!(
+                        "the token has not answered one call for {} (token.call-timeout): \
+                         the module hangs, its worker is replaced",
+                        humantime::format_duration(self.call_timeout)
+                    )));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn send_new(&mut self) -> io::Result<bool> {
+        let before = self.at_worker.len();
+        let retiring = self.pool.fetch(self.id, &mut self.at_worker);
+        if before == 0 && !self.at_worker.is_empty() {
+            self.running_since = Instant::now();
+        }
+        for job in self.at_worker.iter().skip(before) {
+            self.out.extend_from_slice(job.frame());
+        }
+        while !self.out.is_empty() {
+            match self.socket.try_write(&self.out) {
+                Ok(sent) => {
+                    let left = self.out.len() - sent;
+                    self.out.copy_within(sent.., 0);
+                    if let Some(stale) = self.out.get_mut(left..) {
+                        stale.zeroize();
+                    }
+                    self.out.truncate(left);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(retiring)
+    }
+
+    fn receive(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.socket.try_read(self.inbox.room()) {
+                Ok(0) => return Err(lost("the worker process closed its socket")),
+                Ok(len) => self.inbox.filled(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(lost(error)),
+            }
+            let answered = self.deliver();
+            self.inbox.wipe();
+            answered?;
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), Failure> {
+        let mut count = 0;
+        let outcome = loop {
+            let body = match self.inbox.next_frame() {
+                Ok(Some(body)) => body,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(lost(error)),
+            };
+            let Some(job) = self.at_worker.pop_front() else {
+                break Err(lost("the worker answered a question that was not asked"));
+            };
+            let answer = match decode_answer(body) {
+                Ok(answer) => answer,
+                Err(error) => break Err(lost(error)),
+            };
+            count += 1;
+            match answer {
+                Ok(bytes) => job.answer(Ok(Zeroizing::new(bytes.to_vec()))),
+                Err(failure) if failure.class == Class::Expired => job.answer(Err(Error::Deadline)),
+                Err(failure) if failure.class.wants_new_worker() => {
+                    // The job goes with the lane, to be run on the next one.
+                    self.at_worker.push_front(job);
+                    count -= 1;
+                    break Err(failure);
+                }
+                Err(failure) => job.answer(Err(failure.into())),
+            }
+        };
+        if count > 0 {
+            self.running_since = Instant::now();
+            self.answered.fetch_add(count as u64, Ordering::Relaxed);
+            self.pool.finished(self.id, count);
+        }
+        outcome
+    }
+}
+
+fn lost(error: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Class::TokenLost,
+        format!("the worker process is gone: {error}"),
+    )
+}

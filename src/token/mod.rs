@@ -1,0 +1,262 @@
+#![forbid(unsafe_code)]
+//! The token, as the front process sees it: a client with deadlines, and the
+//! supervisor of the workers behind it.
+//!
+//! The PKCS#11 module is not in this process. See [`crate::worker`].
+
+mod backoff;
+mod error;
+pub mod frame;
+mod lane;
+mod pool;
+mod process;
+pub mod protocol;
+mod supervisor;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+pub use self::error::Error;
+use self::frame::Operation;
+pub use self::pool::Availability;
+use self::pool::{Answer, Job, Pool};
+use self::protocol::{Class, Failure, Fingerprint, FoundKey, Report, Setup};
+use self::supervisor::Supervisor;
+use crate::algorithm::Algorithm;
+use crate::secret::Seed;
+
+/// How many jobs may wait, and how many workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Worker processes.
+    pub workers: usize,
+    /// Jobs that may wait for a session.
+    pub queue_length: usize,
+}
+
+/// The way to the token. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    pool: Arc<Pool>,
+    reports: watch::Receiver<Option<Arc<Report>>>,
+    /// Weak: the workers end with [`Workers`], however many clients there are.
+    setup: Weak<watch::Sender<Arc<Setup>>>,
+}
+
+/// Owns the workers. They end when it does.
+pub struct Workers {
+    pool: Arc<Pool>,
+    setup: Arc<watch::Sender<Arc<Setup>>>,
+    slots: JoinSet<()>,
+}
+
+/// Starts the workers. Comes back at once: they log in meanwhile.
+///
+/// Must be called within a tokio runtime.
+#[must_use]
+pub fn start(setup: Setup, capacity: Capacity) -> (Client, Workers) {
+    let pool = Arc::new(Pool::new(capacity.queue_length));
+    let (setup, setups) = watch::channel(Arc::new(setup));
+    let (reporter, reports) = watch::channel(None);
+    let supervisor = Arc::new(Supervisor::new(pool.clone(), setups, reporter));
+    let mut slots = JoinSet::new();
+    for slot in 0..capacity.workers {
+        slots.spawn(supervisor.clone().tend(slot));
+    }
+    let setup = Arc::new(setup);
+    let client = Client {
+        pool: pool.clone(),
+        reports,
+        setup: Arc::downgrade(&setup),
+    };
+    (client, Workers { pool, setup, slots })
+}
+
+impl Workers {
+    /// Replaces every worker by one with this setup, make before break. A latched
+    /// PIN is tried again: the operator asked for it.
+    pub fn reconfigure(&self, setup: Setup) {
+        self.setup.send_replace(Arc::new(setup));
+    }
+
+    /// Lets every worker finish what it has and log out; at most that long.
+    pub async fn stop(mut self, time: Duration) {
+        self.pool.close();
+        drop(self.setup);
+        // What is left after that is killed when the slots are dropped.
+        let _ = timeout(time, async {
+            while self.slots.join_next().await.is_some() {}
+        })
+        .await;
+    }
+}
+
+impl Client {
+    /// Wraps a seed under a KEK.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn wrap(
+        &self,
+        kek: &Fingerprint,
+        algorithm: Algorithm,
+        seed: &Seed,
+        time: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        let mut blob = self
+            .run(Operation::Wrap(algorithm), kek, seed.expose(), time)
+            .await?;
+        Ok(std::mem::take(&mut *blob))
+    }
+
+    /// Unwraps a blob under a KEK.
+    ///
+    /// # Errors
+    /// See [`Error`]. A damaged or foreign blob is [`Class::BadBlob`].
+    pub async fn unwrap(
+        &self,
+        kek: &Fingerprint,
+        algorithm: Algorithm,
+        blob: &[u8],
+        time: Duration,
+    ) -> Result<Seed, Error> {
+        let mut seed = self
+            .run(Operation::Unwrap(algorithm), kek, blob, time)
+            .await?;
+        Ok(Seed::new(std::mem::take(&mut *seed)))
+    }
+
+    /// Lists the keys of the keyring's label, good and bad.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn find(&self, time: Duration) -> Result<Vec<FoundKey>, Error> {
+        parse(
+            &self
+                .run(Operation::Find, &Fingerprint::NONE, &[], time)
+                .await?,
+        )
+    }
+
+    /// Makes sure that keys made by others can be seen. On most tokens they always
+    /// can; on some only a module that was initialised after them shows them, so
+    /// there the worker is replaced.
+    ///
+    /// # Errors
+    /// No new worker within `time`.
+    pub async fn refresh(&self, time: Duration) -> Result<(), Error> {
+        let Some(setup) = self.setup.upgrade() else {
+            return Ok(());
+        };
+        let current = setup.borrow().clone();
+        if !current.profile.new_keys_need_initialize {
+            return Ok(());
+        }
+        let mut restarts = self.restarts();
+        setup.send_replace(current);
+        timeout(time, restarts.next())
+            .await
+            .map_err(|_| Error::Deadline)
+    }
+
+    /// Makes the KEK of that label on the token.
+    ///
+    /// # Errors
+    /// See [`Error`]. It is run at most once: after [`Error::Unavailable`] or
+    /// [`Error::Deadline`] list the keys before you try again.
+    pub async fn generate(&self, label: &str, time: Duration) -> Result<FoundKey, Error> {
+        let payload = label.as_bytes();
+        parse(
+            &self
+                .run(Operation::Generate, &Fingerprint::NONE, payload, time)
+                .await?,
+        )
+    }
+
+    /// Is there a token to ask? Answered from memory.
+    #[must_use]
+    pub fn availability(&self) -> Availability {
+        self.pool.availability()
+    }
+
+    /// What the worker that started last found out.
+    #[must_use]
+    pub fn report(&self) -> Option<Arc<Report>> {
+        self.reports.borrow().clone()
+    }
+
+    /// Tells of every worker that logs in from now on.
+    #[must_use]
+    pub fn restarts(&self) -> Restarts {
+        let mut reports = self.reports.clone();
+        reports.mark_unchanged();
+        Restarts(reports)
+    }
+
+    /// Since when at least one session has been answering without a break.
+    #[must_use]
+    pub fn up_since(&self) -> Option<Instant> {
+        self.pool.up_since()
+    }
+
+    /// Waits until a worker is ready, or the first start has failed.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn ready(&self) -> Result<Arc<Report>, Failure> {
+        let mut reports = self.reports.clone();
+        loop {
+            if let Some(report) = reports.borrow_and_update().clone() {
+                return Ok(report);
+            }
+            if let Availability::Down(failure) = self.pool.availability() {
+                return Err(failure);
+            }
+            // A failed start changes no report, so look now and then.
+            let _ = timeout(Duration::from_millis(20), reports.changed()).await;
+        }
+    }
+
+    async fn run(
+        &self,
+        operation: Operation,
+        kek: &Fingerprint,
+        payload: &[u8],
+        time: Duration,
+    ) -> Result<Answer, Error> {
+        let (job, answer) = Job::new(operation, kek, payload, time);
+        self.pool.submit(job)?;
+        match timeout(time, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Unavailable("p11-kms is shutting down".to_owned())),
+            Err(_) => Err(Error::Deadline),
+        }
+    }
+}
+
+/// See [`Client::restarts`].
+pub struct Restarts(watch::Receiver<Option<Arc<Report>>>);
+
+impl Restarts {
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The supervisor has ended; nobody will start again.
+            std::future::pending().await
+        }
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(json).map_err(|error| {
+        Failure::new(
+            Class::Refused,
+            format!("the worker's list cannot be read: {error}"),
+        )
+        .into()
+    })
+}

@@ -1,0 +1,406 @@
+#![forbid(unsafe_code)]
+//! Which job goes to which session: one bounded queue and the lanes it feeds.
+//!
+//! A lane is the front's end of one session thread. Idle lanes are filled
+//! first; when all are busy, jobs are sent ahead up to the profile's
+//! `pipeline-depth`; the rest waits here, where a job whose caller has gone
+//! can still be dropped.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::error::Error;
+use super::frame::{Deadline, Operation, encode_job};
+use super::protocol::{Failure, Fingerprint};
+
+/// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
+pub(super) type Answer = Zeroizing<Vec<u8>>;
+
+/// One piece of work on its way to a worker.
+pub(super) struct Job {
+    frame: Zeroizing<Vec<u8>>,
+    operation: Operation,
+    deadline: Instant,
+    runs: u32,
+    reply: oneshot::Sender<Result<Answer, Error>>,
+}
+
+impl Job {
+    /// A job and where its answer will come.
+    pub(super) fn new(
+        operation: Operation,
+        kek: &Fingerprint,
+        payload: &[u8],
+        time: Duration,
+    ) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
+        let frame = encode_job(operation, Deadline::after(time), kek, payload);
+        let (reply, answer) = oneshot::channel();
+        (
+            Self {
+                frame,
+                operation,
+                deadline: Instant::now() + time,
+                runs: 0,
+                reply,
+            },
+            answer,
+        )
+    }
+
+    /// The bytes to send.
+    pub(super) fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    /// Gives the caller his answer, if he is still there.
+    pub(super) fn answer(self, answer: Result<Answer, Error>) {
+        let _ = self.reply.send(answer);
+    }
+
+    /// Does anybody still want it?
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed() && Instant::now() < self.deadline
+    }
+
+    /// May another worker try it, after this one broke off?
+    pub(super) const fn may_run_again(&self) -> bool {
+        self.runs <= 1 && self.operation.is_repeatable()
+    }
+}
+
+/// Names one lane for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LaneId(u64);
+
+struct Lane {
+    /// Given to it, not yet fetched by its task.
+    outbox: VecDeque<Job>,
+    /// In the outbox or at the worker.
+    load: usize,
+    depth: usize,
+    retiring: bool,
+    wake: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: BTreeMap<LaneId, Lane>,
+    last_lane: u64,
+    waiting: VecDeque<Job>,
+    /// When the first of the present lanes came, or one before it without a gap.
+    up_since: Option<Instant>,
+    /// Why no worker could be started, while that is so.
+    down: Option<Failure>,
+    closing: bool,
+}
+
+/// The queue and the lanes.
+pub(super) struct Pool {
+    state: Mutex<State>,
+    limit: usize,
+}
+
+/// Is there a token to ask?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// At least one session answers.
+    Up,
+    /// A worker is being started for the first time, or after one that ended.
+    Starting,
+    /// The last start failed.
+    Down(Failure),
+}
+
+impl Pool {
+    /// A pool whose queue holds at most `limit` jobs.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            limit,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing here panics half way, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a job to the best lane, or lets it wait.
+    pub(super) fn submit(&self, job: Job) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.closing {
+            return Err(Error::Unavailable("p11-kms is shutting down".to_owned()));
+        }
+        if let Some(lane) = state.best_lane() {
+            lane.give(job);
+            return Ok(());
+        }
+        if state.lanes.is_empty() {
+            if let Some(failure) = &state.down {
+                return Err(Error::Unavailable(failure.message.clone()));
+            }
+        }
+        if state.waiting.len() >= self.limit {
+            state.waiting.retain(Job::is_wanted);
+        }
+        if state.waiting.len() >= self.limit {
+            return Err(Error::QueueFull(self.limit));
+        }
+        state.waiting.push_back(job);
+        Ok(())
+    }
+
+    /// A worker's session is ready for jobs.
+    pub(super) fn add_lane(&self, depth: usize) -> (LaneId, Arc<Notify>) {
+        let mut state = self.state();
+        state.down = None;
+        if state.lanes.is_empty() {
+            state.up_since = Some(Instant::now());
+        }
+        state.last_lane += 1;
+        let id = LaneId(state.last_lane);
+        let wake = Arc::new(Notify::new());
+        let lane = Lane {
+            outbox: VecDeque::new(),
+            load: 0,
+            depth,
+            retiring: false,
+            wake: wake.clone(),
+        };
+        state.lanes.insert(id, lane);
+        state.refill();
+        (id, wake)
+    }
+
+    /// The lane gets no more jobs; it may end when it has none left.
+    pub(super) fn retire(&self, id: LaneId) {
+        let mut state = self.state();
+        if let Some(lane) = state.lanes.get_mut(&id) {
+            lane.retiring = true;
+            lane.wake.notify_one();
+        }
+    }
+
+    /// Fetches what was given to the lane. `true`: it is to end once it is idle.
+    pub(super) fn fetch(&self, id: LaneId, into: &mut VecDeque<Job>) -> bool {
+        let mut state = self.state();
+        let Some(lane) = state.lanes.get_mut(&id) else {
+            return true;
+        };
+        into.append(&mut lane.outbox);
+        lane.retiring
+    }
+
+    /// The lane's worker answered `count` jobs: there is room for others.
+    pub(super) fn finished(&self, id: LaneId, count: usize) {
+        let mut state = self.state();
+        if let Some(lane) = state.lanes.get_mut(&id) {
+            lane.load = lane.load.saturating_sub(count);
+        }
+        state.refill();
+    }
+
+    /// The lane is no more. Its jobs, and those at its worker, run once more on
+    /// another one: wrap and unwrap have no side effects.
+    pub(super) fn remove_lane(&self, id: LaneId, at_worker: VecDeque<Job>, why: &Failure) {
+        let mut state = self.state();
+        let outbox = state
+            .lanes
+            .remove(&id)
+            .map(|lane| lane.outbox)
+            .unwrap_or_default();
+        for mut job in at_worker.into_iter().rev() {
+            job.runs += 1;
+            if job.may_run_again() {
+                state.waiting.push_front(job);
+            } else {
+                job.answer(Err(Error::Unavailable(why.message.clone())));
+            }
+        }
+        state.waiting.extend(outbox);
+        state.refill();
+    }
+
+    /// No worker can be started. Those who wait are told why.
+    pub(super) fn set_down(&self, failure: Failure) {
+        let mut state = self.state();
+        if state.lanes.is_empty() {
+            for job in state.waiting.drain(..) {
+                job.answer(Err(Error::Unavailable(failure.message.clone())));
+            }
+            state.down = Some(failure);
+        }
+    }
+
+    /// Takes no more jobs. Those that are in go on.
+    pub(super) fn close(&self) {
+        self.state().closing = true;
+    }
+
+    /// Since when at least one lane has been there without a break.
+    pub(super) fn up_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.up_since.filter(|_| !state.lanes.is_empty())
+    }
+
+    /// Is there a token to ask?
+    pub(super) fn availability(&self) -> Availability {
+        let state = self.state();
+        match &state.down {
+            _ if !state.lanes.is_empty() => Availability::Up,
+            Some(failure) => Availability::Down(failure.clone()),
+            None => Availability::Starting,
+        }
+    }
+}
+
+impl State {
+    fn best_lane(&mut self) -> Option<&mut Lane> {
+        self.lanes
+            .values_mut()
+            .filter(|lane| !lane.retiring && lane.load < lane.depth)
+            .min_by_key(|lane| lane.load)
+    }
+
+    fn refill(&mut self) {
+        while let Some(job) = self.waiting.pop_front() {
+            if !job.is_wanted() {
+                continue;
+            }
+            match self.best_lane() {
+                Some(lane) => lane.give(job),
+                None => return self.waiting.push_front(job),
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn give(&mut self, job: Job) {
+        self.load += 1;
+        self.outbox.push_back(job);
+        if self.outbox.len() == 1 {
+            self.wake.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::Class;
+    use super::*;
+
+    type Receiver = oneshot::Receiver<Result<Answer, Error>>;
+
+    fn job(operation: Operation) -> (Job, Receiver) {
+        Job::new(
+            operation,
+            &Fingerprint::NONE,
+            b"payload",
+            Duration::from_secs(60),
+        )
+    }
+
+    fn submit(pool: &Pool) -> Receiver {
+        let (job, answer) = job(Operation::Find);
+        pool.submit(job).unwrap();
+        answer
+    }
+
+    fn fetched(pool: &Pool, lane: LaneId) -> usize {
+        let mut jobs = VecDeque::new();
+        pool.fetch(lane, &mut jobs);
+        jobs.len()
+    }
+
+    fn gone() -> Failure {
+        Failure::new(Class::TokenLost, "the device is gone")
+    }
+
+    #[test]
+    fn idle_lanes_come_first_then_jobs_are_sent_ahead() {
+        let pool = Pool::new(10);
+        let (a, _) = pool.add_lane(2);
+        let (b, _) = pool.add_lane(2);
+        let _answers: Vec<_> = (0..3).map(|_| submit(&pool)).collect();
+        assert_eq!((fetched(&pool, a), fetched(&pool, b)), (2, 1));
+    }
+
+    #[test]
+    fn what_has_no_lane_waits_up_to_the_limit() {
+        let pool = Pool::new(2);
+        let _answers = [submit(&pool), submit(&pool)];
+        assert_eq!(
+            pool.submit(job(Operation::Find).0),
+            Err(Error::QueueFull(2))
+        );
+        let (lane, _) = pool.add_lane(8);
+        assert_eq!(fetched(&pool, lane), 2);
+    }
+
+    #[test]
+    fn a_job_whose_caller_has_gone_is_not_run() {
+        let pool = Pool::new(1);
+        drop(submit(&pool));
+        let _other = submit(&pool);
+        let (lane, _) = pool.add_lane(8);
+        assert_eq!(fetched(&pool, lane), 1);
+    }
+
+    #[test]
+    fn a_dead_workers_jobs_run_once_more_and_no_oftener() {
+        let pool = Pool::new(10);
+        let mut answer = submit(&pool);
+        for _ in 0..2 {
+            let (lane, _) = pool.add_lane(1);
+            let mut jobs = VecDeque::new();
+            pool.fetch(lane, &mut jobs);
+            assert_eq!(jobs.len(), 1);
+            pool.remove_lane(lane, jobs, &gone());
+        }
+        let told = answer.try_recv().unwrap().unwrap_err();
+        assert_eq!(told, Error::Unavailable("the device is gone".to_owned()));
+    }
+
+    #[test]
+    fn a_kek_is_never_made_twice() {
+        let pool = Pool::new(10);
+        let (generate, mut answer) = job(Operation::Generate);
+        let (lane, _) = pool.add_lane(1);
+        pool.submit(generate).unwrap();
+        let mut jobs = VecDeque::new();
+        pool.fetch(lane, &mut jobs);
+        pool.remove_lane(lane, jobs, &gone());
+        assert!(answer.try_recv().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_failed_start_answers_those_who_wait_and_those_who_come() {
+        let pool = Pool::new(10);
+        let mut waiting = submit(&pool);
+        assert_eq!(pool.availability(), Availability::Starting);
+        pool.set_down(gone());
+        assert!(waiting.try_recv().unwrap().is_err());
+        assert!(matches!(
+            pool.submit(job(Operation::Find).0),
+            Err(Error::Unavailable(_))
+        ));
+        assert_eq!(pool.availability(), Availability::Down(gone()));
+        pool.add_lane(1);
+        assert_eq!(pool.availability(), Availability::Up);
+    }
+
+    #[test]
+    fn a_retiring_lane_gets_nothing_new() {
+        let pool = Pool::new(10);
+        let (lane, _) = pool.add_lane(4);
+        pool.retire(lane);
+        let _answer = submit(&pool);
+        assert_eq!(fetched(&pool, lane), 0);
+    }
+}

@@ -1,0 +1,179 @@
+#![forbid(unsafe_code)]
+//! Starting one worker process and handing it what it needs.
+
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::protocol::{Class, Failure, Greeting, MAX_CONTROL, Report, Setup, WORKER_COMMAND};
+
+/// How long a worker that was let go may take to close its sessions.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A worker that is logged in.
+pub(super) struct Process {
+    child: Child,
+    /// Held open: its end of file tells the worker that we are gone.
+    _control: UnixStream,
+}
+
+/// A new worker, what it found, and a socket for each of its sessions.
+pub(super) struct Started {
+    pub(super) process: Process,
+    pub(super) report: Report,
+    pub(super) sessions: Vec<UnixStream>,
+}
+
+/// Starts a worker and waits until it has logged in.
+///
+/// # Errors
+/// What the worker said, or that it said nothing in time.
+pub(super) async fn start(setup: &Setup) -> Result<Started, Failure> {
+    let limit = setup.profile.start_timeout;
+    match timeout(limit, start_unbounded(setup)).await {
+        Ok(started) => started,
+        Err(_) => Err(Failure::new(
+            Class::TokenLost,
+            format!(
+                "the module did not start and log in within {} (token.start-timeout)",
+                humantime::format_duration(limit)
+            ),
+        )),
+    }
+}
+
+async fn start_unbounded(setup: &Setup) -> Result<Started, Failure> {
+    let (mut child, control, sessions) = spawn(setup).map_err(|error| {
+        Failure::new(
+            Class::TokenLost,
+            format!("cannot start a worker process: {error}"),
+        )
+    })?;
+    let mut control = control;
+    let greeting = match receive(&mut control).await {
+        Ok(greeting) => greeting,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let status = child
+                .wait()
+                .await
+                .map_or_else(|error| error.to_string(), describe);
+            return Err(Failure::new(
+                Class::TokenLost,
+                format!("the worker process ended while the module was starting: {status}"),
+            ));
+        }
+        Err(error) => {
+            return Err(Failure::new(
+                Class::TokenLost,
+                format!("the worker process cannot be understood: {error}"),
+            ));
+        }
+    };
+    match greeting {
+        Greeting::Ready(report) => Ok(Started {
+            process: Process {
+                child,
+                _control: control,
+            },
+            report,
+            sessions,
+        }),
+        Greeting::Failed(failure) => Err(failure),
+    }
+}
+
+fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
+    let (mut control, its_control) = StdUnixStream::pair()?;
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for _ in 0..setup.profile.sessions {
+        let (our_end, their_end) = StdUnixStream::pair()?;
+        ours.push(into_tokio(our_end)?);
+        theirs.push(their_end);
+    }
+    // The running binary, not the path: an upgrade on disk must not mix versions.
+    let child = Command::new("/proc/self/exe")
+        .arg0("p11-kms")
+        .arg(WORKER_COMMAND)
+        .stdin(Stdio::from(OwnedFd::from(its_control)))
+        // Standard output is for the answers of commands; a module that prints
+        // must not get in there.
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let json = serde_json::to_vec(setup)?;
+    let len = u32::try_from(json.len()).map_err(io::Error::other)?;
+    control.write_all(&len.to_le_bytes())?;
+    control.write_all(&json)?;
+    let descriptors: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+    sendmsg::<()>(
+        control.as_raw_fd(),
+        &[IoSlice::new(&[0])],
+        &[ControlMessage::ScmRights(&descriptors)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok((child, into_tokio(control)?, ours))
+}
+
+fn into_tokio(socket: StdUnixStream) -> io::Result<UnixStream> {
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+async fn receive(control: &mut UnixStream) -> io::Result<Greeting> {
+    let len = usize::try_from(control.read_u32_le().await?).unwrap_or(usize::MAX);
+    if len > MAX_CONTROL {
+        return Err(io::Error::other("its greeting is too long"));
+    }
+    let mut json = vec![0; len];
+    control.read_exact(&mut json).await?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+impl Process {
+    /// Its process id, for the log.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
+    /// Waits until it ends by itself, which it should not.
+    pub(super) async fn died(&mut self) -> Failure {
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_or_else(|error| error.to_string(), describe);
+        Failure::new(
+            Class::TokenLost,
+            format!("the worker process ended: {status}"),
+        )
+    }
+
+    /// Ends it now. A hung module is no reason to wait.
+    pub(super) async fn kill(mut self) {
+        // It may have ended already; either way it is reaped here.
+        let _ = self.child.kill().await;
+    }
+
+    /// Gives it a moment to close its sessions on the device, then ends it. Its
+    /// session sockets must be closed already.
+    pub(super) async fn farewell(mut self) {
+        if timeout(FAREWELL, self.child.wait()).await.is_err() {
+            self.kill().await;
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    status.to_string()
+}

@@ -1,0 +1,292 @@
+#![forbid(unsafe_code)]
+//! What the front process and a worker process say to each other.
+//!
+//! Two kinds of socketpair join them:
+//!
+//! - one *control* socket (the worker's standard input). The front sends one
+//!   [`Setup`] and the session sockets as passed descriptors; the worker sends
+//!   one [`Greeting`]. After that it carries nothing: its end of file means
+//!   that the other side is gone.
+//! - one *session* socket for each session thread, with the frames of
+//!   [`super::frame`]. Answers come in the order of the jobs.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{PinSource, Profile, TokenUri};
+use crate::generation::Generation;
+
+/// The hidden command that makes this binary a worker.
+pub const WORKER_COMMAND: &str = "token-worker";
+
+/// Longest control message, in bytes. A setup or a report has a few kB.
+pub const MAX_CONTROL: usize = 256 * 1024;
+
+/// All that a worker must know. It holds the way to the PIN, never the PIN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The PKCS#11 module to load.
+    pub module: PathBuf,
+    /// Which token to use.
+    pub uri: TokenUri,
+    /// Where the PIN is read from, by the worker itself.
+    pub pin: PinSource,
+    /// How this family of tokens is to be treated.
+    pub profile: Profile,
+    /// Never let key wrap run on the host.
+    pub require_fips: bool,
+    /// The keyring's label: other keys on the token are left alone.
+    pub label: String,
+}
+
+/// The worker's first and only control message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Greeting {
+    /// Logged in; the session threads answer.
+    Ready(Report),
+    /// It could not start, and ends.
+    Failed(Failure),
+}
+
+/// What a worker found out about its module and token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// `CK_INFO`: description, manufacturer and version of the module.
+    pub library: String,
+    /// The token's label, without its padding.
+    pub token_label: String,
+    /// The token's serial number.
+    pub token_serial: String,
+    /// The token's model.
+    pub token_model: String,
+    /// The token's manufacturer.
+    pub token_manufacturer: String,
+    /// The slot it sits in. Never used to choose it again.
+    pub slot: u64,
+    /// How RFC 3394 is done on this token.
+    pub kw: Method,
+    /// How RFC 5649 is done on this token; `None` if it cannot be.
+    pub kwp: Option<Method>,
+    /// Warnings of the start: PIN counters, flags that are odd.
+    pub warnings: Vec<String>,
+}
+
+/// A way of wrapping that has been chosen (DESIGN section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// `C_CreateObject` + `C_WrapKey` + `C_DestroyObject` and the way back.
+    Object,
+    /// `C_EncryptInit` + `C_Encrypt` with the key-wrap mechanism.
+    Encrypt,
+    /// Key wrap on the host, each AES block on the token.
+    Ecb,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Object => "object",
+            Self::Encrypt => "encrypt",
+            Self::Ecb => "ecb",
+        })
+    }
+}
+
+/// Why a worker could not do something, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What the front does about it.
+    pub class: Class,
+    /// For the operator: what is wrong and what to do. Never holds a secret.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of that class.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            message: message.into(),
+        }
+    }
+}
+
+/// Who or what is at fault. This alone decides what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The blob is damaged, foreign or of an impossible length. Nobody retries.
+    BadBlob,
+    /// No KEK with that fingerprint is on the token.
+    UnknownKek,
+    /// The deadline had passed before the job was begun. It was not run.
+    Expired,
+    /// The token works and says no (policy, attribute, mechanism).
+    Refused,
+    /// The session or the login is gone: another worker may do it.
+    SessionLost,
+    /// The device, the module or the slot is gone: another worker may do it.
+    TokenLost,
+    /// The module cannot be loaded or initialised.
+    Module,
+    /// No token, or more than one, matches the URI.
+    NoToken,
+    /// The PIN cannot be read from where the config says.
+    PinSource,
+    /// The token said that the PIN is wrong. Never tried again as it is.
+    PinWrong,
+    /// A login now could lock the token, or it is locked already.
+    PinAtRisk,
+}
+
+impl Class {
+    /// May the same job succeed on a new worker?
+    #[must_use]
+    pub const fn wants_new_worker(self) -> bool {
+        matches!(self, Self::SessionLost | Self::TokenLost)
+    }
+
+    /// Must no login be tried until the operator has changed something?
+    #[must_use]
+    pub const fn latches(self) -> bool {
+        matches!(self, Self::PinWrong | Self::PinAtRisk)
+    }
+}
+
+/// A KEK's fingerprint: the token's own KW of [`Fingerprint::CONSTANT`] under it.
+///
+/// It follows the key material, so clones of one KEK share it, and it is public:
+/// it tells as much about the KEK as any wrapped seed does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; Self::LEN]);
+
+impl Fingerprint {
+    /// Its length in bytes: RFC 3394 of 32 bytes.
+    pub const LEN: usize = 40;
+
+    /// The fixed, public 32 bytes that are wrapped.
+    pub const CONSTANT: &'static [u8; 32] = b"p11-kms KEK fingerprint constant";
+
+    /// For jobs that need no KEK.
+    pub const NONE: Self = Self([0; Self::LEN]);
+
+    /// The fingerprint with these bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(")?;
+        for byte in self.0.iter().take(4) {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("..)")
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_slice().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        let len = bytes.len();
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| serde::de::Error::invalid_length(len, &"a fingerprint of 40 bytes"))
+    }
+}
+
+/// A key of the keyring's label, as it lies on the token, good or bad.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoundKey {
+    /// Its `CKA_LABEL`.
+    pub label: String,
+    /// What the label says.
+    pub generation: Generation,
+    /// Its `CKA_ID`.
+    pub id: Vec<u8>,
+    /// What may be done with it.
+    pub attributes: Attributes,
+    /// Its fingerprint, or why the token would not make one.
+    pub fingerprint: Result<Fingerprint, Failure>,
+}
+
+/// The PKCS#11 attributes of a KEK that decide whether we trust it
+/// (PKCS#11 3.1 section 4.10.2). `None`: the token does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attributes {
+    /// `CKA_VALUE_LEN`, in bytes.
+    pub value_len: Option<u64>,
+    /// `CKA_TOKEN`
+    pub token: Option<bool>,
+    /// `CKA_PRIVATE`
+    pub private: Option<bool>,
+    /// `CKA_SENSITIVE`
+    pub sensitive: Option<bool>,
+    /// `CKA_ALWAYS_SENSITIVE`
+    pub always_sensitive: Option<bool>,
+    /// `CKA_EXTRACTABLE`
+    pub extractable: Option<bool>,
+    /// `CKA_NEVER_EXTRACTABLE`
+    pub never_extractable: Option<bool>,
+    /// `CKA_LOCAL`
+    pub local: Option<bool>,
+    /// `CKA_WRAP`
+    pub wrap: Option<bool>,
+    /// `CKA_UNWRAP`
+    pub unwrap: Option<bool>,
+    /// `CKA_ENCRYPT`
+    pub encrypt: Option<bool>,
+    /// `CKA_DECRYPT`
+    pub decrypt: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_survives_json_and_a_short_one_is_refused() {
+        let fingerprint = Fingerprint::new([7; 40]);
+        let json = serde_json::to_string(&fingerprint).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Fingerprint>(&json).unwrap(),
+            fingerprint
+        );
+        assert!(serde_json::from_str::<Fingerprint>("[1,2,3]").is_err());
+    }
+
+    #[test]
+    fn only_lost_sessions_and_tokens_call_for_a_new_worker() {
+        assert!(Class::TokenLost.wants_new_worker());
+        assert!(Class::SessionLost.wants_new_worker());
+        for class in [
+            Class::BadBlob,
+            Class::UnknownKek,
+            Class::Refused,
+            Class::PinWrong,
+        ] {
+            assert!(!class.wants_new_worker(), "{class:?}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+#![forbid(unsafe_code)]
+//! Keeps the workers alive: starts them, notices their end, replaces them.
+//!
+//! Replacing a worker is the one answer to every kind of trouble, and to every
+//! change: the new one is ready before the old one is let go.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use super::backoff::Backoff;
+use super::lane::{Lane, LaneEnd};
+use super::pool::{LaneId, Pool};
+use super::process::{self, Process, Started};
+use super::protocol::{Failure, Method, Report, Setup};
+use crate::config::Stamp;
+
+/// How often a latched PIN is looked at: has its file changed?
+const PIN_WATCH: Duration = Duration::from_secs(1);
+
+/// How often a worker's count of jobs is looked at.
+const GROWTH_WATCH: Duration = Duration::from_millis(100);
+
+/// A worker that lived this long did not fail at its start.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What all slots share.
+pub(super) struct Supervisor {
+    pool: Arc<Pool>,
+    setup: watch::Receiver<Arc<Setup>>,
+    reports: watch::Sender<Option<Arc<Report>>>,
+    /// One worker logs in at a time. With a wrong PIN two at once would be two
+    /// attempts, and three lock many a token.
+    login: tokio::sync::Mutex<()>,
+    latch: Mutex<Option<Latch>>,
+    /// The failure that was logged last: a token that stays away fills no disk.
+    said: Mutex<Option<Failure>>,
+}
+
+/// No login is tried while this is set.
+struct Latch {
+    failure: Failure,
+    /// What the PIN's file looked like.
+    stamp: Option<Stamp>,
+    setup: Arc<Setup>,
+}
+
+/// A worker at work.
+struct Running {
+    process: Process,
+    lanes: JoinSet<LaneEnd>,
+    ids: Vec<LaneId>,
+    answered: Arc<AtomicU64>,
+    replace_after: Option<u64>,
+    since: Instant,
+}
+
+enum Ending {
+    Broken(Failure),
+    Replace(&'static str),
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        setup: watch::Receiver<Arc<Setup>>,
+        reports: watch::Sender<Option<Arc<Report>>>,
+    ) -> Self {
+        Self {
+            pool,
+            setup,
+            reports,
+            login: tokio::sync::Mutex::new(()),
+            latch: Mutex::new(None),
+            said: Mutex::new(None),
+        }
+    }
+
+    /// Tends one worker slot for ever; ends when nobody can change the setup any more.
+    pub(super) async fn tend(self: Arc<Self>, slot: usize) {
+        let mut setup = self.setup.clone();
+        let mut backoff = Backoff::new();
+        let mut running: Option<Running> = None;
+        loop {
+            match self.start(&mut setup, slot).await {
+                Ok(next) => {
+                    if let Some(old) = running.replace(next) {
+                        tokio::spawn(old.retire(self.pool.clone()));
+                    }
+                }
+                Err(failure) => {
+                    self.pool.set_down(failure);
+                    if !self.wait(&mut setup, backoff.next()).await {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            let Some(current) = &mut running else {
+                continue;
+            };
+            match current.end(&mut setup).await {
+                Some(Ending::Replace(reason)) => info!(slot, reason, "replacing the worker"),
+                Some(Ending::Broken(failure)) => {
+                    warn!(slot, class = ?failure.class, "{failure}");
+                    if current.since.elapsed() > SETTLED {
+                        backoff.reset();
+                    }
+                    if let Some(broken) = running.take() {
+                        tokio::spawn(broken.abandon());
+                    }
+                    if !self.wait(&mut setup, backoff.next()).await {
+                        return;
+                    }
+                }
+                None => {
+                    if let Some(last) = running.take() {
+                        last.retire(self.pool.clone()).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        setup: &mut watch::Receiver<Arc<Setup>>,
+        slot: usize,
+    ) -> Result<Running, Failure> {
+        let _one_at_a_time = self.login.lock().await;
+        let setup = setup.borrow_and_update().clone();
+        let stamp = setup.pin.stamp();
+        if let Some(failure) = self.latched(&setup, stamp) {
+            return Err(failure);
+        }
+        match process::start(&setup).await {
+            Ok(started) => {
+                *self.latch() = None;
+                self.say(slot, None);
+                Ok(self.adopt(started, &setup, slot))
+            }
+            Err(failure) => {
+                if failure.class.latches() {
+                    *self.latch() = Some(Latch {
+                        failure: failure.clone(),
+                        stamp,
+                        setup,
+                    });
+                }
+                self.say(slot, Some(&failure));
+                Err(failure)
+            }
+        }
+    }
+
+    fn adopt(&self, started: Started, setup: &Setup, slot: usize) -> Running {
+        let Started {
+            process,
+            report,
+            sessions,
+        } = started;
+        info!(
+            slot,
+            pid = process.id(),
+            library = report.library,
+            token = report.token_label,
+            serial = report.token_serial,
+            kw = %report.kw,
+            sessions = sessions.len(),
+            "the worker is logged in"
+        );
+        for warning in &report.warnings {
+            warn!(slot, "{warning}");
+        }
+        let profile = &setup.profile;
+        let answered = Arc::new(AtomicU64::new(0));
+        let mut lanes = JoinSet::new();
+        let mut ids = Vec::new();
+        for socket in sessions {
+            let lane = Lane::new(
+                self.pool.clone(),
+                socket,
+                profile.pipeline_depth,
+                profile.call_timeout,
+                answered.clone(),
+            );
+            ids.push(lane.id());
+            lanes.spawn(lane.run());
+        }
+        // Only the method `object` makes the objects that are counted.
+        let replace_after = profile
+            .replace_after_objects
+            .filter(|_| report.kw == Method::Object);
+        self.reports.send_replace(Some(Arc::new(report)));
+        Running {
+            process,
+            lanes,
+            ids,
+            answered,
+            replace_after,
+            since: Instant::now(),
+        }
+    }
+
+    /// Waits before the next start: `time`, or until it is worth looking at a
+    /// latched PIN again. `false`: the supervisor is to end.
+    async fn wait(&self, setup: &mut watch::Receiver<Arc<Setup>>, time: Duration) -> bool {
+        let latched = self.latch().is_some();
+        tokio::select! {
+            () = sleep(if latched { PIN_WATCH } else { time }) => setup.has_changed().is_ok(),
+            changed = setup.changed() => changed.is_ok(),
+        }
+    }
+
+    fn latched(&self, setup: &Arc<Setup>, stamp: Option<Stamp>) -> Option<Failure> {
+        self.latch()
+            .as_ref()
+            .filter(|latch| Arc::ptr_eq(&latch.setup, setup) && latch.stamp == stamp)
+            .map(|latch| latch.failure.clone())
+    }
+
+    /// Logs a failed start, once until it changes or a start succeeds.
+    fn say(&self, slot: usize, failure: Option<&Failure>) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.as_ref() == failure {
+            return;
+        }
+        if let Some(failure) = failure {
+            error!(slot, class = ?failure.class, "no worker could be started: {failure}");
+        }
+        *said = failure.cloned();
+    }
+
+    fn latch(&self) -> std::sync::MutexGuard<'_, Option<Latch>> {
+        self.latch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// Waits until it breaks or is due; `None`: the supervisor is to end.
+    async fn end(&mut self, setup: &mut watch::Receiver<Arc<Setup>>) -> Option<Ending> {
+        let mut growth = tokio::time::interval(GROWTH_WATCH);
+        growth.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                failure = self.process.died() => return Some(Ending::Broken(failure)),
+                Some(Ok(LaneEnd::Broken(failure))) = self.lanes.join_next() => {
+                    return Some(Ending::Broken(failure));
+                }
+                changed = setup.changed() => {
+                    return changed.ok().map(|()| Ending::Replace("the configuration was read again"));
+                }
+                _ = growth.tick(), if self.replace_after.is_some() => {
+                    let answered = self.answered.load(Ordering::Relaxed);
+                    if self.replace_after.is_some_and(|limit| answered >= limit) {
+                        return Some(Ending::Replace("it has made as many objects as the profile allows"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets it finish what it has, then go.
+    async fn retire(mut self, pool: Arc<Pool>) {
+        for id in &self.ids {
+            pool.retire(*id);
+        }
+        while self.lanes.join_next().await.is_some() {}
+        self.process.farewell().await;
+    }
+
+    /// Ends it at once. Its lanes give their jobs back to the pool.
+    async fn abandon(mut self) {
+        self.process.kill().await;
+        while self.lanes.join_next().await.is_some() {}
+    }
+}

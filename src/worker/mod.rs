@@ -1,0 +1,97 @@
+//! The worker process: the only place where the PKCS#11 module is loaded.
+//!
+//! It is foreign C code that hangs, crashes and leaks, so it gets a process
+//! that can be killed. The front starts it, hands it a [`Setup`] and a socket
+//! for each session, and lets it go. It dies with the front, hung or not.
+//!
+//! [`Setup`]: crate::token::protocol::Setup
+
+mod control;
+mod errors;
+mod ffi;
+mod keys;
+mod login;
+mod methods;
+mod session;
+mod wrap;
+
+use std::io;
+use std::thread;
+
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+
+use self::control::Control;
+use self::login::LoggedIn;
+use crate::token::protocol::Greeting;
+
+/// Runs the worker until the front lets it go.
+///
+/// # Errors
+/// When what calls it is no front: the control socket is missing or broken. A
+/// token that does not answer is no error here; the front is told.
+pub fn run() -> io::Result<()> {
+    hold_signals()?;
+    let mut control = Control::from_stdin()?;
+    let (setup, sockets) = control.receive()?;
+    if sockets.is_empty() {
+        return Err(io::Error::other("no session socket was passed"));
+    }
+    let LoggedIn {
+        report,
+        threads,
+        pkcs11,
+    } = match login::log_in(&setup, sockets.len()) {
+        Ok(logged_in) => logged_in,
+        Err(failure) => {
+            control.greet(&Greeting::Failed(failure))?;
+            return leave();
+        }
+    };
+    let mut running = Vec::new();
+    for (thread, socket) in threads.into_iter().zip(sockets) {
+        let named = thread::Builder::new().name("session".to_owned());
+        running.push(named.spawn(move || thread.run(socket))?);
+    }
+    control.greet(&Greeting::Ready(report))?;
+    die_with(control)?;
+    for thread in running {
+        // A thread that lost its socket has nobody left to tell.
+        let _ = thread.join();
+    }
+    if setup.profile.finalize {
+        let _ = pkcs11.finalize();
+    }
+    leave()
+}
+
+/// The front alone decides when a worker ends: a Ctrl-C or a `systemctl stop`
+/// that reaches the whole group must not cut off jobs that are being drained.
+fn hold_signals() -> io::Result<()> {
+    let mut held = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        held.add(signal);
+    }
+    held.thread_block()?;
+    // Follows the thread that forked us, so it is only the faster of two ways.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// Ends this process as soon as the front is gone, whatever the module does.
+fn die_with(mut control: Control) -> io::Result<()> {
+    thread::Builder::new()
+        .name("front-watch".to_owned())
+        .spawn(move || {
+            control.wait_for_end();
+            let _ = leave();
+        })?;
+    Ok(())
+}
+
+/// Leaves at once. Modules are known to crash or hang in their exit handlers,
+/// and there is nothing left that they could do for us.
+fn leave() -> io::Result<()> {
+    Ok(kill(Pid::this(), Signal::SIGKILL)?)
+}

@@ -1,0 +1,247 @@
+#![forbid(unsafe_code)]
+//! A session thread: reads jobs from its socket, runs them one by one, answers
+//! in their order.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use cryptoki::context::Pkcs11;
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
+use serde::Serialize;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::errors::{self, Verdict};
+use super::ffi::{Module, Object};
+use super::keys::{self, Handles};
+use super::methods::Methods;
+use super::wrap::{Buffer, Tools, WrapError, buffer};
+use crate::algorithm::Algorithm;
+use crate::config::Profile;
+use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
+use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey};
+
+/// Answers that are written together. More would keep the first one waiting,
+/// fewer would wake the front process more often; four was best in trials.
+const GATHER: usize = 4;
+
+/// What all session threads of a worker share.
+pub(super) struct Shared {
+    pub(super) module: Module,
+    pub(super) pkcs11: Pkcs11,
+    pub(super) slot: Slot,
+    pub(super) methods: Methods,
+    pub(super) profile: Profile,
+    pub(super) label: String,
+    pub(super) handles: Handles,
+}
+
+/// One session and the thread that owns it.
+pub(super) struct SessionThread {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Session,
+}
+
+impl SessionThread {
+    /// Serves jobs until the front closes its end.
+    pub(super) fn run(self, mut socket: UnixStream) -> io::Result<()> {
+        let mut inbox = Inbox::new(MAX_JOB);
+        let mut answers = Zeroizing::new(Vec::with_capacity(GATHER * 64));
+        loop {
+            let arrived = match socket.read(inbox.room()) {
+                Ok(0) => return Ok(()),
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            inbox.filled(arrived);
+            let mut gathered = 0;
+            while let Some(body) = inbox.next_frame().map_err(io::Error::other)? {
+                let job = frame::decode_job(body).map_err(io::Error::other)?;
+                self.answer(&job, &mut answers);
+                gathered += 1;
+                if gathered == GATHER {
+                    send(&mut socket, &mut answers)?;
+                    gathered = 0;
+                }
+            }
+            send(&mut socket, &mut answers)?;
+            inbox.wipe();
+        }
+    }
+
+    fn answer(&self, job: &JobRef<'_>, answers: &mut Vec<u8>) {
+        if job.deadline.has_passed() {
+            let expired = Failure::new(
+                Class::Expired,
+                "the deadline passed before the token was free",
+            );
+            return frame::encode_answer(answers, Err(&expired));
+        }
+        let mut out = buffer();
+        let outcome = match job.operation {
+            Operation::Wrap(algorithm) => self.transform(job, &mut out, |tools, kek, out| {
+                tools
+                    .wrap(algorithm, kek, job.payload, out)
+                    .map(<[u8]>::len)
+            }),
+            Operation::Unwrap(algorithm) if !algorithm.can_unwrap(job.payload.len()) => Err(
+                Failure::new(Class::BadBlob, "no blob of this length comes from key wrap"),
+            ),
+            Operation::Unwrap(algorithm) => self.transform(job, &mut out, |tools, kek, out| {
+                tools
+                    .unwrap(algorithm, kek, job.payload, out)
+                    .map(<[u8]>::len)
+            }),
+            Operation::Find => return reply(answers, self.find()),
+            Operation::Generate => return reply(answers, self.generate(job.payload)),
+        };
+        let bytes = outcome.map(|len| out.get(..len).unwrap_or_default());
+        frame::encode_answer(answers, bytes.as_ref().copied());
+    }
+
+    /// Runs a wrap or unwrap, and once more with a fresh handle if the token has
+    /// forgotten the old one.
+    fn transform(
+        &self,
+        job: &JobRef<'_>,
+        out: &mut Buffer,
+        run: impl Fn(&Tools<'_>, Object, &mut Buffer) -> Result<usize, WrapError>,
+    ) -> Result<usize, Failure> {
+        let tools = self.tools();
+        let mut kek = self.locate(&job.kek)?;
+        let mut searched = false;
+        loop {
+            let error = match run(&tools, kek, out) {
+                Ok(len) => return Ok(len),
+                Err(error) => error,
+            };
+            let verdict = self.judge(&error);
+            if verdict == Verdict::StaleHandle && !searched {
+                self.find()?;
+                kek = self.shared.handles.get(&job.kek).ok_or_else(unknown_kek)?;
+                searched = true;
+                continue;
+            }
+            return Err(self.conclude(verdict, &error, job, kek));
+        }
+    }
+
+    fn judge(&self, error: &WrapError) -> Verdict {
+        match error {
+            WrapError::Call(call) => errors::verdict(call.code, &self.shared.profile),
+            WrapError::Integrity => Verdict::BadBlob,
+            WrapError::Length { .. } => Verdict::Ambiguous,
+            WrapError::NoMethod(_) => Verdict::Plain(Class::Refused),
+        }
+    }
+
+    /// Who is at fault? SoftHSM answers a damaged blob with CKR_GENERAL_ERROR,
+    /// which on other tokens means that the device is gone. So when the code can
+    /// mean both, a blob that is known to be good decides.
+    fn conclude(
+        &self,
+        verdict: Verdict,
+        error: &WrapError,
+        job: &JobRef<'_>,
+        kek: Object,
+    ) -> Failure {
+        let class = match verdict {
+            Verdict::Plain(class) => class,
+            Verdict::StaleHandle => Class::TokenLost,
+            Verdict::BadBlob => at_fault(job),
+            Verdict::Ambiguous if keys::is_known_good(&self.tools(), kek, &job.kek) => {
+                at_fault(job)
+            }
+            Verdict::Ambiguous => Class::TokenLost,
+        };
+        match class {
+            Class::BadBlob => Failure::new(
+                class,
+                "the token's integrity check refused it: it was changed, cut, or made under another KEK",
+            ),
+            _ => Failure::new(class, error.to_string()),
+        }
+    }
+
+    fn locate(&self, kek: &Fingerprint) -> Result<Object, Failure> {
+        if let Some(object) = self.shared.handles.get(kek) {
+            return Ok(object);
+        }
+        // Another worker may have found it since we last looked.
+        self.find()?;
+        self.shared.handles.get(kek).ok_or_else(unknown_kek)
+    }
+
+    fn find(&self) -> Result<Vec<FoundKey>, Failure> {
+        keys::find(
+            &self.tools(),
+            &self.session,
+            &self.shared.label,
+            &self.shared.handles,
+        )
+    }
+
+    fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
+        let label = std::str::from_utf8(label)
+            .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
+        let Shared {
+            pkcs11,
+            slot,
+            label: base,
+            ..
+        } = &*self.shared;
+        keys::generate(&self.tools(), pkcs11, *slot, base, label)
+    }
+
+    fn tools(&self) -> Tools<'_> {
+        Tools {
+            module: &self.shared.module,
+            session: self.session.handle(),
+            methods: &self.shared.methods,
+            profile: &self.shared.profile,
+        }
+    }
+}
+
+/// A wrap has no blob that could be bad: then the token does not like the seed.
+const fn at_fault(job: &JobRef<'_>) -> Class {
+    match job.operation {
+        Operation::Unwrap(_) => Class::BadBlob,
+        _ => Class::Refused,
+    }
+}
+
+fn unknown_kek() -> Failure {
+    Failure::new(Class::UnknownKek, "this KEK is not on the token")
+}
+
+fn reply<T: Serialize>(answers: &mut Vec<u8>, outcome: Result<T, Failure>) {
+    let json = outcome.and_then(|value| {
+        serde_json::to_vec(&value).map_err(|error| Failure::new(Class::Refused, error.to_string()))
+    });
+    frame::encode_answer(answers, json.as_deref());
+}
+
+fn send(socket: &mut UnixStream, answers: &mut Vec<u8>) -> io::Result<()> {
+    let sent = socket.write_all(answers);
+    answers.zeroize();
+    sent
+}
+
+impl std::fmt::Display for WrapError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Call(call) => f.write_str(&errors::describe(*call)),
+            Self::Integrity => f.write_str("the integrity check failed"),
+            Self::Length { function, wanted, got } => {
+                write!(f, "{function} gave {got} bytes where {wanted} were due")
+            }
+            Self::NoMethod(Algorithm::Kw) => f.write_str("this token cannot do RFC 3394"),
+            Self::NoMethod(Algorithm::Kwp) => f.write_str(
+                "this token has no way to do RFC 5649, which lengths that are no multiple of 8 need",
+            ),
+        }
+    }
+}
