@@ -78,10 +78,7 @@ impl Keyring {
 
     /// Takes `allow-weak-kek` from a config that was read again.
     pub fn set_allow_weak(&self, allow: bool) {
-        *self
-            .allow_weak
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = allow;
+        self.allow_weak.store(allow, Ordering::Relaxed);
     }
 
     /// What the last look showed.
