@@ -78,10 +78,10 @@ impl Health {
     pub fn snapshot(&self) -> Snapshot {
         let active = self.keyring.active();
         let mut state = self.state();
-        if let Ok(kek) = &active {
-            if state.key_id != kek.key_id.as_str() {
-                kek.key_id.as_str().clone_into(&mut state.key_id);
-            }
+        if let Ok(kek) = &active
+            && state.key_id != kek.key_id.as_str()
+        {
+            kek.key_id.as_str().clone_into(&mut state.key_id);
         }
         let healthz = match self.trouble(&state.round_trip, active.err()) {
             None => OK.to_owned(),

@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use crate::cli::{Cli, Command, Output};
 use crate::config::{Config, ConfigError, Endpoint};
-use crate::{logging, worker};
+use crate::logging::{self, Pace};
+use crate::worker;
 
 /// How a command ended, if not well (DESIGN section 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,9 @@ impl From<io::Error> for Failed {
 /// Runs the command and tells the shell how it went.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
-    match dispatch(cli) {
+    let outcome = dispatch(cli);
+    logging::flush();
+    match outcome {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(exit)) => ExitCode::from(exit as u8),
         Err(Failed { exit, message }) => {
@@ -78,12 +81,11 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
         return Ok(None);
     }
     // A command's result is what counts; a daemon's log is all there is of it.
-    let usual = if matches!(cli.command, Command::Serve) {
-        "info"
-    } else {
-        "warn"
+    let (usual, pace) = match cli.command {
+        Command::Serve => ("info", Pace::Gathered),
+        _ => ("warn", Pace::Line),
     };
-    logging::start(cli.log_format, cli.log.as_deref().unwrap_or(usual))
+    logging::start(cli.log_format, cli.log.as_deref().unwrap_or(usual), pace)
         .map_err(|error| Failed::new(Exit::Usage, error))?;
     match &cli.command {
         Command::Serve => serve::run(cli).map(|()| None),
@@ -128,5 +130,6 @@ impl Cli {
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(logging::flush)
         .build()
 }

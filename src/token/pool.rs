@@ -140,10 +140,10 @@ impl Pool {
             lane.give(job);
             return Ok(());
         }
-        if state.lanes.is_empty() {
-            if let Some(failure) = &state.down {
-                return Err(Error::Unavailable(failure.message.clone()));
-            }
+        if state.lanes.is_empty()
+            && let Some(failure) = &state.down
+        {
+            return Err(Error::Unavailable(failure.message.clone()));
         }
         if state.waiting.len() >= self.limit {
             state.waiting.retain(Job::is_wanted);

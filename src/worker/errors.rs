@@ -94,9 +94,7 @@ pub(super) fn verdict(code: CK_RV, profile: &Profile) -> Verdict {
         (&profile.errors_pin, PIN, Verdict::Plain(Class::PinWrong)),
         (&[], STALE_HANDLE, Verdict::StaleHandle),
     ];
-    let by_profile = tables
-        .iter()
-        .find(|(own, _, _)| own.contains(&u64::from(code)));
+    let by_profile = tables.iter().find(|(own, _, _)| own.contains(&code));
     let by_standard = || {
         tables
             .iter()
@@ -201,9 +199,7 @@ mod tests {
     fn the_profile_outranks_the_standard() {
         let mut profile = generic();
         assert_eq!(verdict(sys::CKR_DEVICE_ERROR, &profile), Verdict::Ambiguous);
-        profile
-            .errors_token_lost
-            .push(u64::from(sys::CKR_DEVICE_ERROR));
+        profile.errors_token_lost.push(sys::CKR_DEVICE_ERROR);
         assert_eq!(
             verdict(sys::CKR_DEVICE_ERROR, &profile),
             Verdict::Plain(Class::TokenLost)

@@ -7,7 +7,6 @@
 use cryptoki_sys as sys;
 
 use super::ffi::{Mechanism, Module};
-use super::wrap::number;
 use crate::config::{EcbMechanism, Method as Wish, Profile};
 use crate::token::protocol::{Class, Failure, Method};
 
@@ -50,7 +49,7 @@ pub(super) fn choose(
         ecb,
         require_fips,
     };
-    let kw = choice.route(profile.method, Some(number(profile.kw_mechanism))).map_err(|why| {
+    let kw = choice.route(profile.method, Some(profile.kw_mechanism)).map_err(|why| {
         Failure::new(
             Class::Refused,
             format!(
@@ -59,9 +58,7 @@ pub(super) fn choose(
             ),
         )
     })?;
-    let kwp = choice
-        .route(profile.kwp_method, profile.kwp_mechanism.map(number))
-        .ok();
+    let kwp = choice.route(profile.kwp_method, profile.kwp_mechanism).ok();
     Ok(Methods { kw, kwp })
 }
 

@@ -133,10 +133,3 @@ impl Tools<'_> {
         }
     }
 }
-
-/// A mechanism number as the raw calls want it.
-pub(super) fn number(mechanism: u64) -> Mechanism {
-    // CK_ULONG is 64 bits wide on every platform that this project builds for but
-    // 32-bit ones, where no mechanism number is wider either.
-    mechanism as Mechanism
-}
