@@ -10,7 +10,7 @@ mod object;
 
 use zeroize::Zeroizing;
 
-use super::ffi::{CallError, Mechanism, Module, Object, Session};
+use super::ffi::{CallError, Module, Object, Session};
 use super::methods::{Methods, Route};
 use crate::algorithm::Algorithm;
 use crate::config::Profile;
