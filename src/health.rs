@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::algorithm::Algorithm;
 use crate::keyring::{self, Kek, Keyring};
+use crate::notify;
 use crate::secret::Seed;
 use crate::token::protocol::{Class, Failure, Fingerprint};
 use crate::token::{self, Availability, Client};
@@ -93,6 +94,7 @@ impl Health {
             } else {
                 warn!("unhealthy: {healthz}");
             }
+            notify::status(&healthz);
             state.said.clone_from(&healthz);
         }
         Snapshot {

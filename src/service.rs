@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! The KMS v2 service: is the request well formed? tonic's types end here.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ impl Service {
             )));
         }
         let wrapped = self.keyring.wrap(&seed, time).await;
-        self.health.note(&wrapped);
+        self.note(Algorithm::for_len(len), &wrapped);
         wrapped.map_err(|error| grpc_status::from_keyring(&error))
     }
 
@@ -102,8 +102,15 @@ impl Service {
             .keyring
             .unwrap(&kek, algorithm, &request.ciphertext, left)
             .await;
-        self.health.note(&seed);
+        self.note(algorithm, &seed);
         seed.map(Seed::into_exposed).map_err(told)
+    }
+
+    /// kube-apiserver lives by KW alone. A token that cannot do KWP is still well.
+    fn note<T>(&self, algorithm: Algorithm, outcome: &Result<T, keyring::Error>) {
+        if algorithm == Algorithm::Kw {
+            self.health.note(outcome);
+        }
     }
 
     fn time_for<T>(&self, request: &Request<T>) -> Duration {
@@ -159,7 +166,7 @@ impl KeyManagementService for Service {
                 Ok(Response::new(EncryptResponse {
                     ciphertext: blob,
                     key_id: kek.key_id.as_str().to_owned(),
-                    annotations: HashMap::from([(ALGORITHM_ANNOTATION.to_owned(), name)]),
+                    annotations: BTreeMap::from([(ALGORITHM_ANNOTATION.to_owned(), name)]),
                 }))
             }
             Err(status) => {
@@ -191,7 +198,7 @@ impl KeyManagementService for Service {
 
 /// Which algorithm? Anything that we do not write ourselves is refused before
 /// the token is touched.
-fn algorithm(annotations: &HashMap<String, Vec<u8>>) -> Result<Algorithm, Status> {
+fn algorithm(annotations: &BTreeMap<String, Vec<u8>>) -> Result<Algorithm, Status> {
     let foreign = |what: &str| {
         Err(Status::invalid_argument(format!(
             "{what}: this was not encrypted by p11-kms, or it was changed. Its only annotation is \
@@ -297,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    fn annotations(entries: &[(&str, &[u8])]) -> HashMap<String, Vec<u8>> {
+    fn annotations(entries: &[(&str, &[u8])]) -> BTreeMap<String, Vec<u8>> {
         entries
             .iter()
             .map(|(key, value)| ((*key).to_owned(), value.to_vec()))

@@ -16,6 +16,7 @@ pub use self::kek::{Kek, KeyId, Policy, Refused, metrics_label};
 pub use self::ring::Ring;
 use crate::algorithm::Algorithm;
 use crate::secret::Seed;
+use crate::token::protocol::Class;
 use crate::token::{self, Availability, Client};
 
 /// Unknown key_ids cause at most one look at the token in this time.
@@ -148,7 +149,7 @@ impl Keyring {
     /// Unwraps a blob under that KEK.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]. [`Error::UnknownKeyId`] if the KEK has just been deleted.
     pub async fn unwrap(
         &self,
         kek: &Kek,
@@ -156,10 +157,16 @@ impl Keyring {
         blob: &[u8],
         time: Duration,
     ) -> Result<Seed, Error> {
-        Ok(self
+        let unwrapped = self
             .token
             .unwrap(&kek.fingerprint, algorithm, blob, time)
-            .await?)
+            .await;
+        unwrapped.map_err(|error| match error {
+            token::Error::Failed(failure) if failure.class == Class::UnknownKek => {
+                Error::UnknownKeyId(kek.key_id.to_string())
+            }
+            other => other.into(),
+        })
     }
 
     /// One look for all who wait, and at most one every [`LOOK_PAUSE`].
