@@ -24,6 +24,13 @@ pub(super) type Object = sys::CK_OBJECT_HANDLE;
 /// A mechanism's number.
 pub(super) type Mechanism = sys::CK_MECHANISM_TYPE;
 
+/// Which half of a cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Encrypt,
+    Decrypt,
+}
+
 /// A call that the module answered with something other than `CKR_OK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallError {
@@ -194,7 +201,7 @@ impl Module {
         } else {
             template.len() - 1
         };
-        let mut blob = Bytes::of(blob);
+        let (blob, blob_len) = Bytes::of(blob).parts();
         let mut object = 0;
         call!(
             self,
@@ -202,8 +209,8 @@ impl Module {
                 session,
                 &raw mut mechanism,
                 kek,
-                blob.as_mut_ptr(),
-                blob.len(),
+                blob,
+                blob_len,
                 template.as_mut_ptr(),
                 count as CK_ULONG,
                 &raw mut object,
@@ -237,9 +244,11 @@ impl Module {
         call!(self, C_DestroyObject(session, object))
     }
 
-    /// Begins an encryption (`C_EncryptInit`). `iv` is the mechanism's parameter, if it has one.
-    pub(super) fn encrypt_init(
+    /// Begins an encryption or decryption (`C_EncryptInit`, `C_DecryptInit`). `iv`
+    /// is the mechanism's parameter, if it has one.
+    pub(super) fn begin(
         &self,
+        direction: Direction,
         session: Session,
         mechanism: Mechanism,
         iv: Option<&[u8; 16]>,
@@ -247,132 +256,65 @@ impl Module {
     ) -> Result<(), CallError> {
         let mut iv = Bytes::of(iv.map_or(&[][..], |iv| iv));
         let mut mechanism = iv.parameter_of(mechanism);
-        call!(self, C_EncryptInit(session, &raw mut mechanism, kek))
+        let mechanism = &raw mut mechanism;
+        match direction {
+            Direction::Encrypt => call!(self, C_EncryptInit(session, mechanism, kek)),
+            Direction::Decrypt => call!(self, C_DecryptInit(session, mechanism, kek)),
+        }
     }
 
-    /// Begins a decryption (`C_DecryptInit`).
-    pub(super) fn decrypt_init(
+    /// Encrypts or decrypts all that there is, which ends the operation
+    /// (`C_Encrypt`, `C_Decrypt`); gives the length.
+    pub(super) fn all(
         &self,
-        session: Session,
-        mechanism: Mechanism,
-        iv: Option<&[u8; 16]>,
-        kek: Object,
-    ) -> Result<(), CallError> {
-        let mut iv = Bytes::of(iv.map_or(&[][..], |iv| iv));
-        let mut mechanism = iv.parameter_of(mechanism);
-        call!(self, C_DecryptInit(session, &raw mut mechanism, kek))
-    }
-
-    /// Encrypts all at once (`C_Encrypt`); gives the length.
-    pub(super) fn encrypt(
-        &self,
+        direction: Direction,
         session: Session,
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize, CallError> {
-        let mut data = Bytes::of(data);
+        let (data, data_len) = Bytes::of(data).parts();
         let mut len = out.len() as CK_ULONG;
-        let data_len = data.len();
-        call!(
-            self,
-            C_Encrypt(
-                session,
-                data.as_mut_ptr(),
-                data_len,
-                out.as_mut_ptr(),
-                &raw mut len
-            )
-        )?;
+        let (out, out_len) = (out.as_mut_ptr(), &raw mut len);
+        match direction {
+            Direction::Encrypt => call!(self, C_Encrypt(session, data, data_len, out, out_len)),
+            Direction::Decrypt => call!(self, C_Decrypt(session, data, data_len, out, out_len)),
+        }?;
         Ok(len as usize)
     }
 
-    /// Decrypts all at once (`C_Decrypt`); gives the length.
-    pub(super) fn decrypt(
+    /// Encrypts or decrypts the next piece (`C_EncryptUpdate`, `C_DecryptUpdate`);
+    /// gives the length.
+    pub(super) fn next(
         &self,
+        direction: Direction,
         session: Session,
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize, CallError> {
-        let mut data = Bytes::of(data);
+        let (data, data_len) = Bytes::of(data).parts();
         let mut len = out.len() as CK_ULONG;
-        let data_len = data.len();
-        call!(
-            self,
-            C_Decrypt(
-                session,
-                data.as_mut_ptr(),
-                data_len,
-                out.as_mut_ptr(),
-                &raw mut len
-            )
-        )?;
+        let (out, out_len) = (out.as_mut_ptr(), &raw mut len);
+        match direction {
+            Direction::Encrypt => {
+                call!(self, C_EncryptUpdate(session, data, data_len, out, out_len))
+            }
+            Direction::Decrypt => {
+                call!(self, C_DecryptUpdate(session, data, data_len, out, out_len))
+            }
+        }?;
         Ok(len as usize)
     }
 
-    /// Encrypts one block of a stream (`C_EncryptUpdate`); gives the length.
-    pub(super) fn encrypt_update(
-        &self,
-        session: Session,
-        block: &[u8; 16],
-        out: &mut [u8],
-    ) -> Result<usize, CallError> {
-        let mut block = Bytes::of(block);
-        let mut len = out.len() as CK_ULONG;
-        let block_len = block.len();
-        call!(
-            self,
-            C_EncryptUpdate(
-                session,
-                block.as_mut_ptr(),
-                block_len,
-                out.as_mut_ptr(),
-                &raw mut len
-            )
-        )?;
-        Ok(len as usize)
-    }
-
-    /// Decrypts one block of a stream (`C_DecryptUpdate`); gives the length.
-    pub(super) fn decrypt_update(
-        &self,
-        session: Session,
-        block: &[u8; 16],
-        out: &mut [u8],
-    ) -> Result<usize, CallError> {
-        let mut block = Bytes::of(block);
-        let mut len = out.len() as CK_ULONG;
-        let block_len = block.len();
-        call!(
-            self,
-            C_DecryptUpdate(
-                session,
-                block.as_mut_ptr(),
-                block_len,
-                out.as_mut_ptr(),
-                &raw mut len
-            )
-        )?;
-        Ok(len as usize)
-    }
-
-    /// Ends a stream (`C_EncryptFinal`). A block cipher without padding has nothing left to say.
-    pub(super) fn encrypt_final(&self, session: Session) -> Result<(), CallError> {
+    /// Ends what [`Self::next`] went through (`C_EncryptFinal`, `C_DecryptFinal`). A
+    /// block cipher without padding has nothing left to say.
+    pub(super) fn end(&self, direction: Direction, session: Session) -> Result<(), CallError> {
         let mut rest = [0; 32];
         let mut len = rest.len() as CK_ULONG;
-        call!(
-            self,
-            C_EncryptFinal(session, rest.as_mut_ptr(), &raw mut len)
-        )
-    }
-
-    /// Ends a stream (`C_DecryptFinal`).
-    pub(super) fn decrypt_final(&self, session: Session) -> Result<(), CallError> {
-        let mut rest = [0; 32];
-        let mut len = rest.len() as CK_ULONG;
-        call!(
-            self,
-            C_DecryptFinal(session, rest.as_mut_ptr(), &raw mut len)
-        )
+        let (out, out_len) = (rest.as_mut_ptr(), &raw mut len);
+        match direction {
+            Direction::Encrypt => call!(self, C_EncryptFinal(session, out, out_len)),
+            Direction::Decrypt => call!(self, C_DecryptFinal(session, out, out_len)),
+        }
     }
 }
 
@@ -416,6 +358,10 @@ impl<'a> Bytes<'a> {
 
     const fn len(&self) -> CK_ULONG {
         self.0.len() as CK_ULONG
+    }
+
+    const fn parts(mut self) -> (*mut CK_BYTE, CK_ULONG) {
+        (self.as_mut_ptr(), self.len())
     }
 
     const fn attribute(&mut self, kind: sys::CK_ATTRIBUTE_TYPE) -> CK_ATTRIBUTE {

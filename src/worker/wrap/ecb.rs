@@ -21,7 +21,7 @@ use aes_kw::{AesKw, AesKwp, InnerInit};
 use cryptoki_sys::CKR_GENERAL_ERROR;
 use zeroize::Zeroizing;
 
-use super::super::ffi::{CallError, Mechanism, Object};
+use super::super::ffi::{CallError, Direction, Mechanism, Object};
 use super::{Tools, WrapError};
 use crate::algorithm::Algorithm;
 use crate::config::EcbMechanism;
@@ -61,12 +61,6 @@ pub(super) fn unwrap(
     // A failed call comes first: without it the integrity check means nothing.
     device.end()?;
     unwrapped.map_err(|_| WrapError::Integrity)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Encrypt,
-    Decrypt,
 }
 
 /// AES on the token, as a block cipher of the `cipher` crate.
@@ -120,10 +114,7 @@ impl<'a> Device<'a> {
         let Tools {
             module, session, ..
         } = self.tools;
-        match self.direction {
-            Direction::Encrypt => module.encrypt_init(session, self.mechanism, iv, self.kek),
-            Direction::Decrypt => module.decrypt_init(session, self.mechanism, iv, self.kek),
-        }
+        module.begin(self.direction, session, self.mechanism, iv, self.kek)
     }
 
     /// Ends the stream, so that the session is free for the next job, and tells
@@ -132,10 +123,10 @@ impl<'a> Device<'a> {
         let Tools {
             module, session, ..
         } = self.tools;
-        let ended = match self.direction {
-            _ if !self.is_stream() => Ok(()),
-            Direction::Encrypt => module.encrypt_final(session),
-            Direction::Decrypt => module.decrypt_final(session),
+        let ended = if self.is_stream() {
+            module.end(self.direction, session)
+        } else {
+            Ok(())
         };
         match self.failure.get() {
             Some(failure) => Err(failure),
@@ -180,30 +171,21 @@ impl<'a> Device<'a> {
         } = self.tools;
         // Some modules fill more of the buffer than they say.
         let mut out = Zeroizing::new([0; 64]);
-        let (function, len) = match (self.direction, self.is_stream()) {
-            (Direction::Encrypt, true) => (
-                "C_EncryptUpdate",
-                module.encrypt_update(session, &block, &mut *out)?,
-            ),
-            (Direction::Decrypt, true) => (
-                "C_DecryptUpdate",
-                module.decrypt_update(session, &block, &mut *out)?,
-            ),
-            (Direction::Encrypt, false) => {
-                self.init()?;
-                ("C_Encrypt", module.encrypt(session, &block, &mut *out)?)
-            }
-            (Direction::Decrypt, false) => {
-                self.init()?;
-                ("C_Decrypt", module.decrypt(session, &block, &mut *out)?)
-            }
+        let len = if self.is_stream() {
+            module.next(self.direction, session, &block, &mut *out)?
+        } else {
+            self.init()?;
+            module.all(self.direction, session, &block, &mut *out)?
         };
         match out.first_chunk::<16>() {
             Some(output) if len == 16 => Ok(*output),
-            _ => Err(CallError {
-                function,
-                code: CKR_GENERAL_ERROR,
-            }),
+            _ => {
+                let function = "the AES block call";
+                Err(CallError {
+                    function,
+                    code: CKR_GENERAL_ERROR,
+                })
+            }
         }
     }
 }

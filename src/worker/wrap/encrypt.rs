@@ -4,31 +4,20 @@
 //! Two calls each way. No object is made, so it also works where a token
 //! forbids import and reading of secrets (FIPS modes).
 
-use super::super::ffi::{Mechanism, Object};
+use super::super::ffi::{Direction, Mechanism, Object};
 use super::{Tools, WrapError};
 
-pub(super) fn wrap(
+/// Wraps or unwraps: `C_EncryptInit` + `C_Encrypt`, or the decrypting pair.
+pub(super) fn transform(
     tools: &Tools<'_>,
+    direction: Direction,
     mechanism: Mechanism,
     kek: Object,
-    seed: &[u8],
+    data: &[u8],
     out: &mut [u8],
 ) -> Result<usize, WrapError> {
     tools
         .module
-        .encrypt_init(tools.session, mechanism, None, kek)?;
-    Ok(tools.module.encrypt(tools.session, seed, out)?)
-}
-
-pub(super) fn unwrap(
-    tools: &Tools<'_>,
-    mechanism: Mechanism,
-    kek: Object,
-    blob: &[u8],
-    out: &mut [u8],
-) -> Result<usize, WrapError> {
-    tools
-        .module
-        .decrypt_init(tools.session, mechanism, None, kek)?;
-    Ok(tools.module.decrypt(tools.session, blob, out)?)
+        .begin(direction, tools.session, mechanism, None, kek)?;
+    Ok(tools.module.all(direction, tools.session, data, out)?)
 }

@@ -10,7 +10,7 @@ mod object;
 
 use zeroize::Zeroizing;
 
-use super::ffi::{CallError, Module, Object, Session};
+use super::ffi::{CallError, Direction, Module, Object, Session};
 use super::methods::{Methods, Route};
 use crate::algorithm::Algorithm;
 use crate::config::Profile;
@@ -71,7 +71,9 @@ impl Tools<'_> {
         let Route { method, mechanism } = self.route(algorithm)?;
         let got = match method {
             Method::Object => object::wrap(self, mechanism, kek, seed, &mut out[..])?,
-            Method::Encrypt => encrypt::wrap(self, mechanism, kek, seed, &mut out[..])?,
+            Method::Encrypt => {
+                encrypt::transform(self, Direction::Encrypt, mechanism, kek, seed, &mut out[..])?
+            }
             Method::Ecb => ecb::wrap(self, algorithm, mechanism, kek, seed, &mut out[..])?,
         };
         let wanted = Algorithm::wrapped_len(seed.len());
@@ -103,7 +105,9 @@ impl Tools<'_> {
         let Route { method, mechanism } = self.route(algorithm)?;
         let got = match method {
             Method::Object => object::unwrap(self, algorithm, mechanism, kek, blob, &mut out[..])?,
-            Method::Encrypt => encrypt::unwrap(self, mechanism, kek, blob, &mut out[..])?,
+            Method::Encrypt => {
+                encrypt::transform(self, Direction::Decrypt, mechanism, kek, blob, &mut out[..])?
+            }
             Method::Ecb => ecb::unwrap(self, algorithm, mechanism, kek, blob, &mut out[..])?,
         };
         let wanted = blob.len() - 8;
