@@ -51,7 +51,8 @@ pub enum PinError {
     /// A credential was asked for outside a unit that has any.
     #[error(
         "PIN credential {0:?}: {CREDENTIALS_DIRECTORY} is not set; add \
-         LoadCredential={0}:/path/of/the/pin to the systemd unit, or use token.pin-file"
+         LoadCredential={0}:/path/of/the/pin to the systemd unit; for a command run by hand, \
+         say --set token.pin-file=/path/of/the/pin"
     )]
     NoCredentials(String),
     /// It cannot be opened or read.

@@ -159,6 +159,7 @@ impl Settings {
         let name = keys::dotted(section, key);
         match keys::check(section, key) {
             Ok(()) => {
+                self.replace_rival(&name, &value);
                 self.values.insert(
                     name.clone(),
                     Setting {
@@ -169,6 +170,20 @@ impl Settings {
                 );
             }
             Err(what) => self.problem(place, &name, what),
+        }
+    }
+
+    /// A way to the PIN from a variable or a flag replaces the file's other way:
+    /// who runs a command by hand has no systemd credential.
+    fn replace_rival(&mut self, name: &str, value: &Value) {
+        let rival = match name {
+            "token.pin-file" => "token.pin-credential",
+            "token.pin-credential" => "token.pin-file",
+            _ => return,
+        };
+        let is_from_file = |setting: &Setting| !matches!(setting.value, Value::Words(_));
+        if matches!(value, Value::Words(_)) && self.values.get(rival).is_some_and(is_from_file) {
+            self.values.remove(rival);
         }
     }
 

@@ -390,6 +390,24 @@ fn environment_and_flags_replace_the_file() {
 }
 
 #[test]
+fn a_flag_replaces_the_files_way_to_the_pin() {
+    let text = format!("{LEAST}pin-credential = 'pin'\n");
+    let by_hand = load(&text, &[], &[("token.pin-file", "/root/pin")]).unwrap();
+    assert_eq!(by_hand.token.pin, PinSource::File("/root/pin".into()));
+    let both = load(&format!("{text}{PIN_FILE}"), &[], &[]).unwrap_err();
+    assert!(both.contains("keep exactly one of the two"), "{both}");
+}
+
+#[test]
+fn the_sample_that_is_installed_is_right_and_says_the_defaults() {
+    let sample = include_str!("../../systemd/config.toml");
+    let config = load(sample, &[], &[]).unwrap();
+    let least = "[token]\nmodule = '/usr/lib/softhsm/libsofthsm2.so'\nuri = 'pkcs11:token=k8s'\n\
+                 pin-credential = 'pin'\nprofile = 'softhsm'\n";
+    assert_eq!(config, load(least, &[], &[]).unwrap());
+}
+
+#[test]
 fn all_of_it_may_come_from_the_environment() {
     let env = [
         ("P11_KMS_TOKEN__MODULE", "/lib/token.so"),
