@@ -18,7 +18,7 @@ use super::protocol::{Failure, Fingerprint};
 use crate::algorithm::Algorithm;
 
 /// Longest job, in bytes after the length: the largest blob and its head.
-pub const MAX_JOB: usize = JOB_HEAD + 2048;
+pub const MAX_JOB: usize = JOB_HEAD + Algorithm::MAX_WRAPPED;
 
 /// Longest answer, in bytes after the length: a list of a few thousand KEKs.
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;

@@ -16,7 +16,7 @@ use super::errors::{self, Verdict};
 use super::ffi::{Module, Object};
 use super::keys::{self, Handles};
 use super::methods::Methods;
-use super::wrap::{Buffer, Tools, WrapError, buffer};
+use super::wrap::{Buffer, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
 use crate::config::Profile;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
@@ -48,6 +48,7 @@ impl SessionThread {
     pub(super) fn run(self, mut socket: UnixStream) -> io::Result<()> {
         let mut inbox = Inbox::new(MAX_JOB);
         let mut answers = Zeroizing::new(Vec::with_capacity(GATHER * 64));
+        let mut scratch = buffer();
         loop {
             let arrived = match socket.read(inbox.room()) {
                 Ok(0) => return Ok(()),
@@ -59,7 +60,8 @@ impl SessionThread {
             let mut gathered = 0;
             while let Some(body) = inbox.next_frame().map_err(io::Error::other)? {
                 let job = frame::decode_job(body).map_err(io::Error::other)?;
-                self.answer(&job, &mut answers);
+                self.answer(&job, &mut scratch, &mut answers);
+                wipe(&mut scratch, job.payload.len());
                 gathered += 1;
                 if gathered == GATHER {
                     send(&mut socket, &mut answers)?;
@@ -71,7 +73,7 @@ impl SessionThread {
         }
     }
 
-    fn answer(&self, job: &JobRef<'_>, answers: &mut Vec<u8>) {
+    fn answer(&self, job: &JobRef<'_>, out: &mut Buffer, answers: &mut Vec<u8>) {
         if job.deadline.has_passed() {
             let expired = Failure::new(
                 Class::Expired,
@@ -79,9 +81,8 @@ impl SessionThread {
             );
             return frame::encode_answer(answers, Err(&expired));
         }
-        let mut out = buffer();
         let outcome = match job.operation {
-            Operation::Wrap(algorithm) => self.transform(job, &mut out, |tools, kek, out| {
+            Operation::Wrap(algorithm) => self.transform(job, out, |tools, kek, out| {
                 tools
                     .wrap(algorithm, kek, job.payload, out)
                     .map(<[u8]>::len)
@@ -89,7 +90,7 @@ impl SessionThread {
             Operation::Unwrap(algorithm) if !algorithm.can_unwrap(job.payload.len()) => Err(
                 Failure::new(Class::BadBlob, "no blob of this length comes from key wrap"),
             ),
-            Operation::Unwrap(algorithm) => self.transform(job, &mut out, |tools, kek, out| {
+            Operation::Unwrap(algorithm) => self.transform(job, out, |tools, kek, out| {
                 tools
                     .unwrap(algorithm, kek, job.payload, out)
                     .map(<[u8]>::len)
@@ -222,6 +223,13 @@ fn reply<T: Serialize>(answers: &mut Vec<u8>, outcome: Result<T, Failure>) {
         serde_json::to_vec(&value).map_err(|error| Failure::new(Class::Refused, error.to_string()))
     });
     frame::encode_answer(answers, json.as_deref());
+}
+
+/// Wipes what a job can have left, and not the kilobyte that one may leave.
+fn wipe(scratch: &mut Buffer, payload: usize) {
+    if let Some(used) = scratch.get_mut(..payload + SLACK) {
+        used.zeroize();
+    }
 }
 
 fn send(socket: &mut UnixStream, answers: &mut Vec<u8>) -> io::Result<()> {

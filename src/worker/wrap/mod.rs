@@ -16,8 +16,11 @@ use crate::algorithm::Algorithm;
 use crate::config::Profile;
 use crate::token::protocol::Method;
 
-/// Room for the largest answer, and for modules that want more than they fill.
-pub(super) const ROOM: usize = Algorithm::MAX_WRAPPED + 64;
+/// What a module may write, or want to have room for, beyond its input.
+pub(super) const SLACK: usize = 64;
+
+/// Room for the answer to the largest input.
+const ROOM: usize = Algorithm::MAX_WRAPPED + SLACK;
 
 /// What a wrap or unwrap is made with: one session of one module.
 #[derive(Clone, Copy)]
