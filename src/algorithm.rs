@@ -21,11 +21,7 @@ impl Algorithm {
     /// The algorithm for a plaintext of `len` bytes.
     #[must_use]
     pub const fn for_len(len: usize) -> Self {
-        if len >= 16 && len.is_multiple_of(8) {
-            Self::Kw
-        } else {
-            Self::Kwp
-        }
+        if len >= 16 && len.is_multiple_of(8) { Self::Kw } else { Self::Kwp }
     }
 
     /// The length of the blob for a plaintext of `len` bytes (RFC 3394, RFC 5649).
@@ -58,9 +54,7 @@ impl Algorithm {
     /// The algorithm of that name.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Kw, Self::Kwp]
-            .into_iter()
-            .find(|algorithm| algorithm.name().as_bytes() == name)
+        [Self::Kw, Self::Kwp].into_iter().find(|algorithm| algorithm.name().as_bytes() == name)
     }
 }
 
@@ -99,10 +93,7 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for algorithm in [Algorithm::Kw, Algorithm::Kwp] {
-            assert_eq!(
-                Algorithm::from_name(algorithm.name().as_bytes()),
-                Some(algorithm)
-            );
+            assert_eq!(Algorithm::from_name(algorithm.name().as_bytes()), Some(algorithm));
         }
         assert_eq!(Algorithm::from_name(b"AES-KW"), None);
     }

@@ -81,7 +81,12 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make the next generation on the token, never to be extracted.
-    Generate,
+    Generate {
+        /// Its number, if it must be higher than the next one: where a KEK was lost, the
+        /// daemons take only what comes after it.
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+        generation: Option<u32>,
+    },
     /// List the KEKs on the token.
     List,
 }
@@ -115,9 +120,7 @@ pub struct EncryptionConfig {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("write it as section.key=value")?;
+    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -152,15 +155,9 @@ mod tests {
     #[test]
     fn global_options_stand_before_and_after_the_command() {
         for line in [
-            [
-                "p11-kms", "--config", "/c", "--output", "json", "key", "list",
-            ],
-            [
-                "p11-kms", "key", "list", "--config", "/c", "--output", "json",
-            ],
-            [
-                "p11-kms", "key", "--config", "/c", "list", "--output", "json",
-            ],
+            ["p11-kms", "--config", "/c", "--output", "json", "key", "list"],
+            ["p11-kms", "key", "list", "--config", "/c", "--output", "json"],
+            ["p11-kms", "key", "--config", "/c", "list", "--output", "json"],
         ] {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.config, PathBuf::from("/c"));

@@ -23,17 +23,14 @@ pub async fn connect(
     endpoint: &Endpoint,
     time: Duration,
 ) -> Result<KeyManagementServiceClient<Channel>, Error> {
-    let target = Target::from(Uri::from_static("http://localhost"))
-        .connect_timeout(time)
-        .timeout(time);
+    let target =
+        Target::from(Uri::from_static("http://localhost")).connect_timeout(time).timeout(time);
     let endpoint = endpoint.clone();
     let dial = service_fn(move |_: Uri| {
         let endpoint = endpoint.clone();
         async move { dial(&endpoint).await.map(TokioIo::new) }
     });
-    Ok(KeyManagementServiceClient::new(
-        target.connect_with_connector(dial).await?,
-    ))
+    Ok(KeyManagementServiceClient::new(target.connect_with_connector(dial).await?))
 }
 
 async fn dial(endpoint: &Endpoint) -> io::Result<UnixStream> {

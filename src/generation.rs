@@ -79,11 +79,7 @@ mod tests {
             ("k8s-kek-12345", 12345),
             ("k8s-kek-4294967295", u32::MAX),
         ] {
-            assert_eq!(
-                Generation::of_label(label, "k8s-kek"),
-                Some(Generation(number)),
-                "{label}"
-            );
+            assert_eq!(Generation::of_label(label, "k8s-kek"), Some(Generation(number)), "{label}");
         }
     }
 

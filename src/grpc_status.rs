@@ -61,13 +61,7 @@ mod tests {
         let of = |error| code(&keyring::Error::Token(error));
         assert_eq!(of(token::Error::QueueFull(1)), Code::ResourceExhausted);
         assert_eq!(of(token::Error::Deadline), Code::DeadlineExceeded);
-        assert_eq!(
-            code(&keyring::Error::UnknownKeyId(String::new())),
-            Code::NotFound
-        );
-        assert_eq!(
-            code(&keyring::Error::NoActiveKek(String::new())),
-            Code::FailedPrecondition
-        );
+        assert_eq!(code(&keyring::Error::UnknownKeyId(String::new())), Code::NotFound);
+        assert_eq!(code(&keyring::Error::NoActiveKek(String::new())), Code::FailedPrecondition);
     }
 }

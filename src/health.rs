@@ -57,17 +57,9 @@ impl Health {
     /// Not well until the first round trip.
     #[must_use]
     pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration) -> Self {
-        let state = State {
-            round_trip: RoundTrip::None,
-            key_id: String::new(),
-            said: String::new(),
-        };
-        Self {
-            token,
-            keyring,
-            interval,
-            state: Mutex::new(state),
-        }
+        let state =
+            State { round_trip: RoundTrip::None, key_id: String::new(), said: String::new() };
+        Self { token, keyring, interval, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,10 +89,7 @@ impl Health {
             notify::status(&healthz);
             state.said.clone_from(&healthz);
         }
-        Snapshot {
-            healthz,
-            key_id: state.key_id.clone(),
-        }
+        Snapshot { healthz, key_id: state.key_id.clone() }
     }
 
     fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
@@ -182,21 +171,13 @@ impl Health {
     async fn round_trip(&self, kek: &Kek) -> Result<(), keyring::Error> {
         let time = self.interval;
         let constant = Seed::new(Fingerprint::CONSTANT.to_vec());
-        let blob = self
-            .token
-            .wrap(&kek.fingerprint, Algorithm::Kw, &constant, time)
-            .await?;
-        let seed = self
-            .token
-            .unwrap(&kek.fingerprint, Algorithm::Kw, &blob, time)
-            .await?;
+        let blob = self.token.wrap(&kek.fingerprint, Algorithm::Kw, &constant, time).await?;
+        let seed = self.token.unwrap(&kek.fingerprint, Algorithm::Kw, &blob, time).await?;
         if blob == kek.fingerprint.as_bytes() && seed.expose() == constant.expose() {
             return Ok(());
         }
-        let message = format!(
-            "the token wraps wrongly under KEK \"{}\": do not trust it",
-            kek.label
-        );
+        let message =
+            format!("the token wraps wrongly under KEK \"{}\": do not trust it", kek.label);
         Err(token::Error::Failed(Failure::new(Class::TokenLost, message)).into())
     }
 }

@@ -35,11 +35,7 @@ pub fn start(format: Option<LogFormat>, filter: &str, pace: Pace) -> Result<(), 
         format!("--log {filter:?}: {error}. Use error, warn, info, debug or trace")
     })?;
     let on_terminal = io::stderr().is_terminal();
-    let format = format.unwrap_or(if on_terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
+    let format = format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     let writer = match pace {
         Pace::Line => BoxMakeWriter::new(io::stderr),
         Pace::Gathered => {
@@ -47,16 +43,10 @@ pub fn start(format: Option<LogFormat>, filter: &str, pace: Pace) -> Result<(), 
             BoxMakeWriter::new(|| Gatherer)
         }
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => log.with_ansi(on_terminal).init(),
-        LogFormat::Json => log
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
     }
     Ok(())
 }

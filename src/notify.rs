@@ -27,10 +27,7 @@ pub fn reloading() {
 
 /// The drain has begun.
 pub fn stopping(status: &str) {
-    send(&[
-        NotifyState::Stopping,
-        NotifyState::Status(&one_line(status)),
-    ]);
+    send(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
 }
 
 /// Each line of a message is a field of its own: text from elsewhere must not add one.
@@ -89,9 +86,7 @@ mod tests {
         };
         assert_eq!(next(), "READY=1\nSTATUS=serving on unix:///x MAINPID=1\n");
         let reloading = next();
-        let begun = reloading
-            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
-            .unwrap();
+        let begun = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(begun.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
         assert_eq!(next(), "STATUS=reloading\n");
         assert_eq!(next(), "STOPPING=1\nSTATUS=draining\n");

@@ -50,11 +50,7 @@ impl Service {
         health: Arc<Health>,
         request_timeout: Duration,
     ) -> Self {
-        Self {
-            keyring,
-            health,
-            request_timeout,
-        }
+        Self { keyring, health, request_timeout }
     }
 
     async fn encrypt_seed(&self, plaintext: Vec<u8>, time: Duration) -> Result<Wrapped, Status> {
@@ -92,16 +88,9 @@ impl Service {
         }
         let told = |error: keyring::Error| grpc_status::from_keyring(&error);
         let started = Instant::now();
-        let kek = self
-            .keyring
-            .find(&request.key_id, time)
-            .await
-            .map_err(told)?;
+        let kek = self.keyring.find(&request.key_id, time).await.map_err(told)?;
         let left = time.saturating_sub(started.elapsed());
-        let seed = self
-            .keyring
-            .unwrap(&kek, algorithm, &request.ciphertext, left)
-            .await;
+        let seed = self.keyring.unwrap(&kek, algorithm, &request.ciphertext, left).await;
         self.note(algorithm, &seed);
         seed.map(Seed::into_exposed).map_err(told)
     }
@@ -114,10 +103,7 @@ impl Service {
     }
 
     fn time_for<T>(&self, request: &Request<T>) -> Duration {
-        let asked = request
-            .metadata()
-            .get("grpc-timeout")
-            .and_then(|value| value.to_str().ok());
+        let asked = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok());
         let asked = asked.and_then(parse_timeout).unwrap_or(Duration::MAX);
         asked.min(self.request_timeout)
     }
@@ -139,9 +125,7 @@ impl KeyManagementService for Service {
         });
         // For `p11-kms status`; kube-apiserver does not look at it.
         if let Some(uptime) = self.health.token_uptime() {
-            response
-                .metadata_mut()
-                .insert(TOKEN_UPTIME, uptime.as_secs().into());
+            response.metadata_mut().insert(TOKEN_UPTIME, uptime.as_secs().into());
         }
         Ok(response)
     }
@@ -152,15 +136,8 @@ impl KeyManagementService for Service {
     ) -> Result<Response<EncryptResponse>, Status> {
         let call = Call::begin("Encrypt", &request, &request.get_ref().uid);
         let time = self.time_for(&request);
-        match self
-            .encrypt_seed(request.into_inner().plaintext, time)
-            .await
-        {
-            Ok(Wrapped {
-                blob,
-                algorithm,
-                kek,
-            }) => {
+        match self.encrypt_seed(request.into_inner().plaintext, time).await {
+            Ok(Wrapped { blob, algorithm, kek }) => {
                 call.end(kek.key_id.as_str(), Ok(()));
                 let name = algorithm.name().as_bytes().to_vec();
                 Ok(Response::new(EncryptResponse {
@@ -249,22 +226,12 @@ impl Call {
         // A caller's text: kept short, and the formats escape what could break a line.
         uid.truncate(uid.floor_char_boundary(MAX_UID));
         let peer = request.extensions().get::<Peer>().copied();
-        Self {
-            method,
-            uid,
-            peer,
-            began: Instant::now(),
-        }
+        Self { method, uid, peer, began: Instant::now() }
     }
 
     /// Writes the request's line. Never a seed, a ciphertext or a body.
     fn end(&self, key_id: &str, outcome: Result<(), &Status>) {
-        let Self {
-            method,
-            uid,
-            peer,
-            began,
-        } = self;
+        let Self { method, uid, peer, began } = self;
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (peer_uid, peer_pid) =
             peer.map_or((None, None), |peer| (Some(peer.uid), Some(peer.pid)));
@@ -305,10 +272,7 @@ mod tests {
     use super::*;
 
     fn annotations(entries: &[(&str, &[u8])]) -> BTreeMap<String, Vec<u8>> {
-        entries
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.to_vec()))
-            .collect()
+        entries.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect()
     }
 
     #[test]
@@ -325,28 +289,18 @@ mod tests {
             annotations(&[]),
             annotations(&[(ALGORITHM_ANNOTATION, b"aes-gcm")]),
             annotations(&[("version.example.com", b"1")]),
-            annotations(&[
-                (ALGORITHM_ANNOTATION, b"aes-kw"),
-                ("version.example.com", b"1"),
-            ]),
+            annotations(&[(ALGORITHM_ANNOTATION, b"aes-kw"), ("version.example.com", b"1")]),
         ] {
             let status = algorithm(&foreign).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
-            assert!(
-                status.message().contains(ALGORITHM_ANNOTATION),
-                "{}",
-                status.message()
-            );
+            assert!(status.message().contains(ALGORITHM_ANNOTATION), "{}", status.message());
         }
     }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {
         assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
-        assert_eq!(
-            parse_timeout("2999992u"),
-            Some(Duration::from_micros(2_999_992))
-        );
+        assert_eq!(parse_timeout("2999992u"), Some(Duration::from_micros(2_999_992)));
         for bad in ["", "S", "3", "3s", "-3S", "123456789S", "3 S", "S3"] {
             assert_eq!(parse_timeout(bad), None, "{bad:?}");
         }

@@ -46,31 +46,16 @@ impl Findings {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.0.push(Finding {
-            id,
-            result,
-            message: message.into(),
-            remedy: remedy.into(),
-        });
+        self.0.push(Finding { id, result, message: message.into(), remedy: remedy.into() });
     }
 
     fn worst(&self) -> Grade {
-        self.0
-            .iter()
-            .map(|finding| finding.result)
-            .max()
-            .unwrap_or(Grade::Pass)
+        self.0.iter().map(|finding| finding.result).max().unwrap_or(Grade::Pass)
     }
 
     fn text(&self) -> String {
         let mut lines = Vec::new();
-        for Finding {
-            id,
-            result,
-            message,
-            remedy,
-        } in &self.0
-        {
+        for Finding { id, result, message, remedy } in &self.0 {
             let result = match result {
                 Grade::Pass => "pass",
                 Grade::Warn => "WARN",
@@ -104,18 +89,12 @@ pub(super) fn run(cli: &Cli) -> Result<Option<Exit>, Failed> {
 fn profile(config: &Config, findings: &mut Findings) {
     let profile = &config.token.profile;
     if profile.verified {
-        findings.pass(
-            "profile",
-            format!("{} is tried by this project's tests", profile.name),
-        );
+        findings.pass("profile", format!("{} is tried by this project's tests", profile.name));
     } else {
         findings.add(
             "profile",
             Grade::Warn,
-            format!(
-                "{} follows documentation and was never tried by this project",
-                profile.name
-            ),
+            format!("{} follows documentation and was never tried by this project", profile.name),
             "try it with `p11-kms probe` before you rely on it, and tell us how it went",
         );
     }
@@ -132,17 +111,11 @@ fn profile(config: &Config, findings: &mut Findings) {
 fn socket(config: &Config, findings: &mut Findings) {
     match &config.server.endpoint {
         Endpoint::Abstract(name) => {
-            findings.pass(
-                "socket-directory",
-                format!("@{name} is abstract: it has no directory"),
-            );
+            findings.pass("socket-directory", format!("@{name} is abstract: it has no directory"));
         }
         Endpoint::Path(path) => match check_directory(path) {
             Ok(()) => {
-                findings.pass(
-                    "socket-directory",
-                    format!("{} can be used", path.display()),
-                );
+                findings.pass("socket-directory", format!("{} can be used", path.display()));
             }
             Err(error) => findings.add(
                 "socket-directory",
@@ -181,12 +154,7 @@ async fn token(access: &Access, findings: &mut Findings) {
     );
     findings.pass("login", "the token took the PIN");
     for warning in &report.warnings {
-        findings.add(
-            "token-warning",
-            Grade::Warn,
-            warning.clone(),
-            "see the message",
-        );
+        findings.add("token-warning", Grade::Warn, warning.clone(), "see the message");
     }
     mechanisms(&report, findings);
     match access.keyring.look(PATIENCE).await {
@@ -213,28 +181,17 @@ fn not_reached(failure: &Failure, findings: &mut Findings) {
     if matches!(id, "login" | "mechanisms") {
         findings.pass("token", "it is there, once");
     }
-    findings.add(
-        id,
-        Grade::Fail,
-        failure.message.clone(),
-        "the message says what to change",
-    );
+    findings.add(id, Grade::Fail, failure.message.clone(), "the message says what to change");
 }
 
 fn mechanisms(report: &Report, findings: &mut Findings) {
     match report.kwp {
         Some(kwp) => findings.pass(
             "mechanisms",
-            format!(
-                "RFC 3394 by method \"{}\", RFC 5649 by method \"{kwp}\"",
-                report.kw
-            ),
+            format!("RFC 3394 by method \"{}\", RFC 5649 by method \"{kwp}\"", report.kw),
         ),
         // The worker's warning says what follows from it.
-        None => findings.pass(
-            "mechanisms",
-            format!("RFC 3394 by method \"{}\"", report.kw),
-        ),
+        None => findings.pass("mechanisms", format!("RFC 3394 by method \"{}\"", report.kw)),
     }
 }
 
@@ -252,26 +209,16 @@ async fn keks(access: &Access, findings: &mut Findings) {
             );
         }
     };
-    findings.pass(
-        "active-kek",
-        format!("\"{}\", key_id {}", kek.label, kek.key_id),
-    );
+    findings.pass("active-kek", format!("\"{}\", key_id {}", kek.label, kek.key_id));
     let constant = Seed::new(Fingerprint::CONSTANT.to_vec());
     let client = &access.client;
     let round_trip = async {
-        let blob = client
-            .wrap(&kek.fingerprint, Algorithm::Kw, &constant, PATIENCE)
-            .await?;
-        client
-            .unwrap(&kek.fingerprint, Algorithm::Kw, &blob, PATIENCE)
-            .await
+        let blob = client.wrap(&kek.fingerprint, Algorithm::Kw, &constant, PATIENCE).await?;
+        client.unwrap(&kek.fingerprint, Algorithm::Kw, &blob, PATIENCE).await
     };
     match round_trip.await {
         Ok(back) if back.expose() == constant.expose() => {
-            findings.pass(
-                "round-trip",
-                "32 bytes were wrapped and unwrapped on the token",
-            );
+            findings.pass("round-trip", "32 bytes were wrapped and unwrapped on the token");
         }
         Ok(_) => findings.add(
             "round-trip",
@@ -280,12 +227,7 @@ async fn keks(access: &Access, findings: &mut Findings) {
             "do not use this token; try another profile or method",
         ),
         Err(error) => {
-            findings.add(
-                "round-trip",
-                Grade::Fail,
-                error.to_string(),
-                "see the message",
-            );
+            findings.add("round-trip", Grade::Fail, error.to_string(), "see the message");
         }
     }
 }

@@ -52,10 +52,7 @@ pub(super) fn run(cli: &Cli, wanted: &EncryptionConfig) -> Result<(), Failed> {
     let document = Document {
         api_version: "apiserver.config.k8s.io/v1",
         kind: "EncryptionConfiguration",
-        resources: vec![Rule {
-            resources: wanted.resources.clone(),
-            providers,
-        }],
+        resources: vec![Rule { resources: wanted.resources.clone(), providers }],
     };
     cli.print(yaml(&document), &document)
 }
@@ -63,10 +60,8 @@ pub(super) fn run(cli: &Cli, wanted: &EncryptionConfig) -> Result<(), Failed> {
 /// YAML in the shape that people know; strings are quoted as in JSON, which is
 /// YAML too.
 fn yaml(document: &Document) -> String {
-    let mut text = format!(
-        "apiVersion: {}\nkind: {}\nresources:",
-        document.api_version, document.kind
-    );
+    let mut text =
+        format!("apiVersion: {}\nkind: {}\nresources:", document.api_version, document.kind);
     for rule in &document.resources {
         text.push_str("\n  - resources:");
         for resource in &rule.resources {
@@ -75,12 +70,7 @@ fn yaml(document: &Document) -> String {
         text.push_str("\n    providers:");
         for provider in &rule.providers {
             match provider {
-                Provider::Kms {
-                    api_version,
-                    name,
-                    endpoint,
-                    timeout,
-                } => {
+                Provider::Kms { api_version, name, endpoint, timeout } => {
                     text.push_str(&format!(
                         "\n      - kms:\n          apiVersion: {api_version}\n          name: {name:?}\n          \
                          endpoint: {endpoint:?}\n          timeout: {timeout}"

@@ -29,7 +29,10 @@ pub(super) fn run(cli: &Cli, command: &KeyCommand) -> Result<(), Failed> {
     runtime()?.block_on(async {
         let access = Access::start(&config);
         let done = match command {
-            KeyCommand::Generate => generate(cli, &config, &access).await,
+            KeyCommand::Generate { generation } => {
+                let wanted = generation.map(Generation::new);
+                generate(cli, &config, &access, wanted).await
+            }
             KeyCommand::List => list(cli, &access).await,
         };
         access.close().await;
@@ -37,39 +40,39 @@ pub(super) fn run(cli: &Cli, command: &KeyCommand) -> Result<(), Failed> {
     })
 }
 
-async fn generate(cli: &Cli, config: &Config, access: &Access) -> Result<(), Failed> {
+async fn generate(
+    cli: &Cli,
+    config: &Config,
+    access: &Access,
+    wanted: Option<Generation>,
+) -> Result<(), Failed> {
     access.open().await?;
     let base = &config.keyring.label;
     let before = access.keyring.ring();
     // A refused key occupies its number too: its label is taken.
     let taken = before.keks().into_iter().map(|kek| kek.generation);
-    let last = taken
-        .chain(before.refused().iter().map(|bad| bad.generation))
-        .max();
-    let next = match last {
-        None => Some(Generation::new(1)),
-        Some(last) => last.next(),
+    let last = taken.chain(before.refused().iter().map(|bad| bad.generation)).max();
+    let next = match (wanted, last) {
+        (Some(wanted), Some(last)) if wanted <= last => {
+            let message = format!("--generation {wanted}: generation {last} is there already");
+            return Err(Failed::new(Exit::Usage, message));
+        }
+        (Some(wanted), _) => Some(wanted),
+        (None, None) => Some(Generation::new(1)),
+        (None, Some(last)) => last.next(),
     };
     let Some(next) = next else {
         let message = format!("no generation comes after the last KEK of \"{base}\"");
         return Err(Failed::new(Exit::Unreachable, message));
     };
     let label = next.label(base);
-    let made = access
-        .client
-        .generate(&label, PATIENCE)
-        .await
-        .map_err(|error| {
-            Failed::new(
-                Exit::Unreachable,
-                format!("KEK \"{label}\": {error}. `p11-kms key list` shows whether it was made"),
-            )
-        })?;
-    access
-        .keyring
-        .look(PATIENCE)
-        .await
-        .map_err(|error| Failed::new(Exit::Unreachable, error))?;
+    let made = access.client.generate(&label, PATIENCE).await.map_err(|error| {
+        Failed::new(
+            Exit::Unreachable,
+            format!("KEK \"{label}\": {error}. `p11-kms key list` shows whether it was made"),
+        )
+    })?;
+    access.keyring.look(PATIENCE).await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
     let ring = access.keyring.ring();
     if let Some(bad) = ring.refused().iter().find(|bad| bad.label == made.label) {
         // The token changed an attribute that we asked for.
@@ -78,11 +81,7 @@ async fn generate(cli: &Cli, config: &Config, access: &Access) -> Result<(), Fai
     let line = ring
         .keks()
         .into_iter()
-        .find(|kek| {
-            made.fingerprint
-                .as_ref()
-                .is_ok_and(|it| *it == kek.fingerprint)
-        })
+        .find(|kek| made.fingerprint.as_ref().is_ok_and(|it| *it == kek.fingerprint))
         .map(|kek| Line::of_kek(&ring, kek));
     let Some(line) = line else {
         let message = format!("KEK \"{label}\" was made, but cannot be found again");
@@ -100,11 +99,8 @@ async fn generate(cli: &Cli, config: &Config, access: &Access) -> Result<(), Fai
 async fn list(cli: &Cli, access: &Access) -> Result<(), Failed> {
     access.open().await?;
     let ring = access.keyring.ring();
-    let mut lines: Vec<Line> = ring
-        .keks()
-        .into_iter()
-        .map(|kek| Line::of_kek(&ring, kek))
-        .collect();
+    let mut lines: Vec<Line> =
+        ring.keks().into_iter().map(|kek| Line::of_kek(&ring, kek)).collect();
     lines.extend(ring.refused().iter().map(|bad| Line {
         generation: bad.generation.number(),
         label: bad.label.clone(),
@@ -126,9 +122,7 @@ async fn list(cli: &Cli, access: &Access) -> Result<(), Failed> {
 
 impl Line {
     fn of_kek(ring: &Ring, kek: &Kek) -> Self {
-        let is_active = ring
-            .active()
-            .is_some_and(|active| active.key_id == kek.key_id);
+        let is_active = ring.active().is_some_and(|active| active.key_id == kek.key_id);
         Self {
             generation: kek.generation.number(),
             label: kek.label.clone(),
@@ -141,14 +135,9 @@ impl Line {
     }
 
     fn text(&self) -> String {
-        let mut text = format!(
-            "{}  generation {}  {}",
-            self.label, self.generation, self.state
-        );
+        let mut text = format!("{}  generation {}  {}", self.label, self.generation, self.state);
         if let (Some(key_id), Some(hash)) = (&self.key_id, &self.key_id_hash) {
-            text.push_str(&format!(
-                "\n    key_id      {key_id}\n    key_id hash {hash}"
-            ));
+            text.push_str(&format!("\n    key_id      {key_id}\n    key_id hash {hash}"));
         }
         if let Some(attributes) = &self.attributes {
             text.push_str(&format!("\n    attributes  {}", in_words(attributes)));
@@ -174,9 +163,7 @@ fn in_words(attributes: &Attributes) -> String {
         ("encrypt", attributes.encrypt),
         ("decrypt", attributes.decrypt),
     ];
-    let set = flags
-        .into_iter()
-        .filter(|(_, is)| *is == Some(true))
-        .map(|(name, _)| name.to_owned());
+    let set =
+        flags.into_iter().filter(|(_, is)| *is == Some(true)).map(|(name, _)| name.to_owned());
     bits.into_iter().chain(set).collect::<Vec<_>>().join(", ")
 }

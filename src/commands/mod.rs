@@ -40,10 +40,7 @@ pub struct Failed {
 
 impl Failed {
     fn new(exit: Exit, message: impl Display) -> Self {
-        Self {
-            exit,
-            message: message.to_string(),
-        }
+        Self { exit, message: message.to_string() }
     }
 }
 

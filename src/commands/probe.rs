@@ -42,26 +42,18 @@ pub(super) fn run(cli: &Cli, dial: &Dial) -> Result<Option<Exit>, Failed> {
 
 async fn probe(endpoint: &Endpoint, time: Duration) -> Result<Answer, Failed> {
     let told = |status: tonic::Status| refused(endpoint, &status);
-    let mut client = client::connect(endpoint, time)
-        .await
-        .map_err(|error| unreachable(endpoint, &error))?;
+    let mut client =
+        client::connect(endpoint, time).await.map_err(|error| unreachable(endpoint, &error))?;
 
     let began = Instant::now();
-    let status = client
-        .status(StatusRequest {})
-        .await
-        .map_err(told)?
-        .into_inner();
+    let status = client.status(StatusRequest {}).await.map_err(told)?.into_inner();
     let status_micros = began.elapsed().as_micros();
 
     let mut bytes = vec![0; 32];
     rand::rng().fill_bytes(&mut bytes);
     let seed = Seed::new(bytes);
     let uid = format!("probe-{}", std::process::id());
-    let request = EncryptRequest {
-        plaintext: seed.expose().to_vec(),
-        uid: uid.clone(),
-    };
+    let request = EncryptRequest { plaintext: seed.expose().to_vec(), uid: uid.clone() };
     let began = Instant::now();
     let encrypted = client.encrypt(request).await.map_err(told)?.into_inner();
     let encrypt_micros = began.elapsed().as_micros();
@@ -73,31 +65,14 @@ async fn probe(endpoint: &Endpoint, time: Duration) -> Result<Answer, Failed> {
         }
     };
     rule(status.version == VERSION, "Status: version is not \"v2\"");
-    rule(
-        status.healthz == health::OK,
-        "Status: healthz is not \"ok\"",
-    );
-    rule(
-        status.key_id == encrypted.key_id,
-        "Encrypt and Status name different key_ids",
-    );
-    rule(
-        (1..=MAX_FIELD).contains(&encrypted.key_id.len()),
-        "the key_id is empty or over 1 kB",
-    );
+    rule(status.healthz == health::OK, "Status: healthz is not \"ok\"");
+    rule(status.key_id == encrypted.key_id, "Encrypt and Status name different key_ids");
+    rule((1..=MAX_FIELD).contains(&encrypted.key_id.len()), "the key_id is empty or over 1 kB");
     let ciphertext_bytes = encrypted.ciphertext.len();
-    rule(
-        (1..=MAX_FIELD).contains(&ciphertext_bytes),
-        "the ciphertext is empty or over 1 kB",
-    );
-    rule(
-        encrypted.ciphertext != seed.expose(),
-        "the ciphertext is the plaintext",
-    );
-    let domain_names = encrypted
-        .annotations
-        .keys()
-        .all(|key| key.contains('.') && !key.contains('/'));
+    rule((1..=MAX_FIELD).contains(&ciphertext_bytes), "the ciphertext is empty or over 1 kB");
+    rule(encrypted.ciphertext != seed.expose(), "the ciphertext is the plaintext");
+    let domain_names =
+        encrypted.annotations.keys().all(|key| key.contains('.') && !key.contains('/'));
     rule(domain_names, "an annotation's key is no domain name");
 
     let request = DecryptRequest {
@@ -110,10 +85,7 @@ async fn probe(endpoint: &Endpoint, time: Duration) -> Result<Answer, Failed> {
     let decrypted = client.decrypt(request).await.map_err(told)?.into_inner();
     let decrypt_micros = began.elapsed().as_micros();
     let back = Seed::new(decrypted.plaintext);
-    rule(
-        back.expose() == seed.expose(),
-        "Decrypt gave another plaintext back",
-    );
+    rule(back.expose() == seed.expose(), "Decrypt gave another plaintext back");
 
     Ok(Answer {
         healthz: status.healthz,

@@ -51,13 +51,9 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangups = signal(SignalKind::hangup())?;
-    let endpoint = socket
-        .endpoint()
-        .map_or_else(|| "a passed socket".to_owned(), |it| it.to_string());
-    let allow = AllowList::new(
-        config.server.allow_uids.clone(),
-        config.server.allow_gids.clone(),
-    );
+    let endpoint =
+        socket.endpoint().map_or_else(|| "a passed socket".to_owned(), |it| it.to_string());
+    let allow = AllowList::new(config.server.allow_uids.clone(), config.server.allow_gids.clone());
     let limits = Limits {
         connections: config.server.max_connections,
         streams: config.server.max_streams,
@@ -84,12 +80,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
 
     let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
     let probes = tokio::spawn(async move { health.watch().await });
-    let mut running = Running {
-        config,
-        keyring,
-        workers,
-        allow: allow.clone(),
-    };
+    let mut running = Running { config, keyring, workers, allow: allow.clone() };
 
     info!(version = env!("CARGO_PKG_VERSION"), endpoint, "serving");
     notify::ready(&format!("serving on {endpoint}"));
@@ -164,21 +155,11 @@ impl Running {
                 fixed.push(name);
             }
         };
-        compare(
-            "server.endpoint",
-            old.server.endpoint == new.server.endpoint,
-        );
+        compare("server.endpoint", old.server.endpoint == new.server.endpoint);
         compare(
             "server.socket-*",
-            (
-                old.server.socket_mode,
-                old.server.socket_owner,
-                old.server.socket_group,
-            ) == (
-                new.server.socket_mode,
-                new.server.socket_owner,
-                new.server.socket_group,
-            ),
+            (old.server.socket_mode, old.server.socket_owner, old.server.socket_group)
+                == (new.server.socket_mode, new.server.socket_owner, new.server.socket_group),
         );
         compare(
             "the limits of [server]",
@@ -195,25 +176,15 @@ impl Running {
             ),
         );
         compare("keyring.label", old.keyring.label == new.keyring.label);
-        compare(
-            "keyring.scan-interval",
-            old.keyring.scan_interval == new.keyring.scan_interval,
-        );
-        compare(
-            "health.interval",
-            old.health.interval == new.health.interval,
-        );
-        compare(
-            "token.workers",
-            old.token.profile.workers == new.token.profile.workers,
-        );
+        compare("keyring.scan-interval", old.keyring.scan_interval == new.keyring.scan_interval);
+        compare("health.interval", old.health.interval == new.health.interval);
+        compare("token.workers", old.token.profile.workers == new.token.profile.workers);
         for name in fixed {
             warn!("SIGHUP: a changed {name} takes effect after a restart");
         }
         let mut new_setup = setup(&new);
         new_setup.label.clone_from(&self.config.keyring.label);
-        self.allow
-            .replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
+        self.allow.replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
         self.keyring.set_allow_weak(new.token.allow_weak_kek);
         self.workers.reconfigure(new_setup);
         self.config = new;

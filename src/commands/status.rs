@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! `status`: asks the running daemon how it is.
 
+use std::error::Error;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -32,45 +33,24 @@ pub(super) fn run(cli: &Cli, dial: &Dial) -> Result<Option<Exit>, Failed> {
 }
 
 async fn ask(endpoint: &Endpoint, time: Duration) -> Result<Answer, Failed> {
-    let mut client = client::connect(endpoint, time)
-        .await
-        .map_err(|error| unreachable(endpoint, &error))?;
-    let response = client
-        .status(StatusRequest {})
-        .await
-        .map_err(|status| refused(endpoint, &status))?;
-    let uptime = response
-        .metadata()
-        .get(TOKEN_UPTIME)
-        .and_then(|value| value.to_str().ok());
+    let mut client =
+        client::connect(endpoint, time).await.map_err(|error| unreachable(endpoint, &error))?;
+    let response =
+        client.status(StatusRequest {}).await.map_err(|status| refused(endpoint, &status))?;
+    let uptime = response.metadata().get(TOKEN_UPTIME).and_then(|value| value.to_str().ok());
     let token_uptime_seconds = uptime.and_then(|seconds| seconds.parse().ok());
-    let StatusResponse {
-        version,
-        healthz,
-        key_id,
-    } = response.into_inner();
+    let StatusResponse { version, healthz, key_id } = response.into_inner();
     let key_id_hash = (!key_id.is_empty()).then(|| metrics_label(&key_id));
-    Ok(Answer {
-        version,
-        healthz,
-        key_id,
-        key_id_hash,
-        token_uptime_seconds,
-    })
+    Ok(Answer { version, healthz, key_id, key_id_hash, token_uptime_seconds })
 }
 
 impl Answer {
     fn text(&self) -> String {
-        let uptime = self
-            .token_uptime_seconds
-            .map_or("the token does not answer".to_owned(), |it| {
+        let uptime =
+            self.token_uptime_seconds.map_or("the token does not answer".to_owned(), |it| {
                 humantime::format_duration(Duration::from_secs(it)).to_string()
             });
-        let key_id = if self.key_id.is_empty() {
-            "none"
-        } else {
-            &self.key_id
-        };
+        let key_id = if self.key_id.is_empty() { "none" } else { &self.key_id };
         format!(
             "healthz       {}\nversion       {}\nkey_id        {key_id}\nkey_id hash   {}\ntoken uptime  {uptime}",
             self.healthz,
@@ -80,26 +60,30 @@ impl Answer {
     }
 }
 
+/// What to look at when the connection is not made, or closed at once.
+const HINT: &str =
+    "Is `p11-kms serve` running, and may this uid call it (server.allow-uids, the daemon's log)?";
+
 /// Nobody answers on the socket.
 pub(super) fn unreachable(endpoint: &Endpoint, error: &tonic::transport::Error) -> Failed {
-    let mut message = format!("cannot connect to {endpoint}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        message.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    message.push_str(
-        ". Is `p11-kms serve` running, and is this your uid's socket (server.allow-uids)?",
-    );
+    let message = format!("cannot connect to {endpoint}{}. {HINT}", causes(error.source()));
     Failed::new(Exit::Unreachable, message)
 }
 
-/// Somebody answers, and says no.
+/// Somebody answers, and says no; or hangs up without a word.
 pub(super) fn refused(endpoint: &Endpoint, status: &tonic::Status) -> Failed {
-    let message = format!(
-        "{endpoint} answered {:?}: {}",
-        status.code(),
-        status.message()
-    );
+    let message = match status.source() {
+        Some(_) => format!("{endpoint} closed the connection{}. {HINT}", causes(status.source())),
+        None => format!("{endpoint} answered {:?}: {}", status.code(), status.message()),
+    };
     Failed::new(Exit::Unreachable, message)
+}
+
+fn causes(mut cause: Option<&(dyn Error + 'static)>) -> String {
+    let mut text = String::new();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
 }

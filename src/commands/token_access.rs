@@ -40,36 +40,19 @@ impl Access {
     pub(super) fn start(config: &Config) -> Self {
         let mut setup = setup(config);
         setup.profile.sessions = 1;
-        let (client, workers) = token::start(
-            setup,
-            Capacity {
-                workers: 1,
-                queue_length: 16,
-            },
-        );
+        let (client, workers) = token::start(setup, Capacity { workers: 1, queue_length: 16 });
         let keyring = Arc::new(Keyring::new(
             client.clone(),
             config.keyring.label.clone(),
             config.token.allow_weak_kek,
         ));
-        Self {
-            client,
-            keyring,
-            workers,
-        }
+        Self { client, keyring, workers }
     }
 
     /// Waits until the token is there, and looks at its KEKs.
     pub(super) async fn open(&self) -> Result<Arc<Report>, Failed> {
-        let report = self
-            .client
-            .ready()
-            .await
-            .map_err(|failure| failed(&failure))?;
-        self.keyring
-            .look(PATIENCE)
-            .await
-            .map_err(|error| Failed::new(Exit::Unreachable, error))?;
+        let report = self.client.ready().await.map_err(|failure| failed(&failure))?;
+        self.keyring.look(PATIENCE).await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
         Ok(report)
     }
 

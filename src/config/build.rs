@@ -26,34 +26,18 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
     let keyring = keyring(settings);
     let server = server(settings);
     let health = Health {
-        interval: settings.read_or(
-            "health.interval",
-            10 * SECOND,
-            duration(SECOND, 600 * SECOND),
-        ),
+        interval: settings.read_or("health.interval", 10 * SECOND, duration(SECOND, 600 * SECOND)),
     };
-    Some(Config {
-        token: token?,
-        keyring,
-        server,
-        health,
-    })
+    Some(Config { token: token?, keyring, server, health })
 }
 
 fn token(settings: &mut Settings) -> Option<Token> {
-    let module = settings.require(
-        "token.module",
-        "set it to the path of the PKCS#11 module",
-        absolute_path,
-    );
+    let module =
+        settings.require("token.module", "set it to the path of the PKCS#11 module", absolute_path);
     let uri = settings.require(
         "token.uri",
         "set it to a PKCS#11 URI that names the token, such as \"pkcs11:token=k8s\"",
-        |value| {
-            text(value)?
-                .parse::<TokenUri>()
-                .map_err(|error| error.to_string())
-        },
+        |value| text(value)?.parse::<TokenUri>().map_err(|error| error.to_string()),
     );
     let pin = pin(settings);
     let profile = profile(settings);
@@ -178,11 +162,7 @@ fn server(settings: &mut Settings) -> Server {
     let endpoint = settings.read_or(
         "server.endpoint",
         Endpoint::Path("/run/p11-kms/kms.sock".into()),
-        |value| {
-            text(value)?
-                .parse::<Endpoint>()
-                .map_err(|error| error.to_string())
-        },
+        |value| text(value)?.parse::<Endpoint>().map_err(|error| error.to_string()),
     );
     settings.read("server.v1beta1", |value| match boolean(value)? {
         false => Ok(()),
@@ -277,10 +257,9 @@ fn id(
     }
     match find(&name) {
         Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(format!(
-            "there is no {kind} {}: create it or write a number",
-            quoted(&name)
-        )),
+        Ok(None) => {
+            Err(format!("there is no {kind} {}: create it or write a number", quoted(&name)))
+        }
         Err(error) => Err(format!("cannot look {kind} {} up: {error}", quoted(&name))),
     }
 }

@@ -65,9 +65,7 @@ impl FromStr for Endpoint {
             Some(name) => name,
             None if rest.is_empty() => return Err(EndpointError::Empty),
             None => {
-                return Err(EndpointError::TwoSlashes(
-                    rest.chars().take(LONGEST).collect(),
-                ));
+                return Err(EndpointError::TwoSlashes(rest.chars().take(LONGEST).collect()));
             }
         };
         if let Some(name) = name.strip_prefix('@') {
@@ -113,25 +111,13 @@ mod tests {
     fn both_forms_are_read() {
         let path = "unix:///run/p11-kms/kms.sock".parse();
         assert_eq!(path, Ok(Endpoint::Path("/run/p11-kms/kms.sock".into())));
-        assert_eq!(
-            "unix:///@p11-kms".parse(),
-            Ok(Endpoint::Abstract("p11-kms".into()))
-        );
+        assert_eq!("unix:///@p11-kms".parse(), Ok(Endpoint::Abstract("p11-kms".into())));
     }
 
     #[test]
     fn what_is_not_a_socket_is_refused_with_the_right_form() {
-        for text in [
-            "",
-            "http://localhost:1",
-            "/run/kms.sock",
-            "kms.sock",
-            "unix:/run/kms.sock",
-        ] {
-            assert!(
-                error(text).contains("\"unix:///run/p11-kms/kms.sock\""),
-                "{text}"
-            );
+        for text in ["", "http://localhost:1", "/run/kms.sock", "kms.sock", "unix:/run/kms.sock"] {
+            assert!(error(text).contains("\"unix:///run/p11-kms/kms.sock\""), "{text}");
         }
         assert!(error("unix://run/kms.sock").contains("\"unix:///run/kms.sock\""));
         assert!(error("unix://@kms").contains("\"unix:///@kms\""));
@@ -142,21 +128,11 @@ mod tests {
 
     #[test]
     fn what_a_url_parser_changes_is_refused() {
-        for text in [
-            "unix:///a%20b",
-            "unix:///a?b",
-            "unix:///a#b",
-            "unix:///a\0b",
-            "unix:///@a\nb",
-        ] {
+        for text in ["unix:///a%20b", "unix:///a?b", "unix:///a#b", "unix:///a\0b", "unix:///@a\nb"]
+        {
             assert!(error(text).contains("must not hold"), "{text}");
         }
-        for text in [
-            "unix:///run/",
-            "unix:///run/../kms",
-            "unix:////run/kms",
-            "unix:///./kms",
-        ] {
+        for text in ["unix:///run/", "unix:///run/../kms", "unix:////run/kms", "unix:///./kms"] {
             assert!(error(text).contains("plain path"), "{text}");
         }
     }

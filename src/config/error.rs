@@ -38,11 +38,7 @@ impl ConfigError {
     }
 
     pub(super) fn about(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::new(vec![Problem {
-            place: place.into(),
-            key: None,
-            what: what.into(),
-        }])
+        Self::new(vec![Problem { place: place.into(), key: None, what: what.into() }])
     }
 }
 

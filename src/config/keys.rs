@@ -21,10 +21,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "allow-weak-kek",
         ],
     ),
-    (
-        "keyring",
-        &["label", "scan-interval", "activation-delay", "state-dir"],
-    ),
+    ("keyring", &["label", "scan-interval", "activation-delay", "state-dir"]),
     (
         "server",
         &[
@@ -81,10 +78,7 @@ pub(super) fn section(name: &str) -> Result<&'static str, String> {
     let names = || SECTIONS.iter().map(|(known, _)| *known);
     Err(match nearest(name, names()) {
         Some(near) => format!("unknown section; did you mean [{near}]?"),
-        None => format!(
-            "unknown section; there are {}",
-            names().collect::<Vec<_>>().join(", ")
-        ),
+        None => format!("unknown section; there are {}", names().collect::<Vec<_>>().join(", ")),
     })
 }
 
@@ -96,17 +90,11 @@ pub(super) fn check(section: &str, key: &str) -> Result<(), String> {
     if is_pin(key) {
         return Err(PIN_REASON.into());
     }
-    if LATER
-        .iter()
-        .any(|(home, keys)| *home == section && keys.contains(&key))
-    {
+    if LATER.iter().any(|(home, keys)| *home == section && keys.contains(&key)) {
         return Err(NOT_YET.into());
     }
     if let Some(near) = nearest(key, keys_of(section)) {
-        return Err(format!(
-            "unknown key; did you mean {}?",
-            dotted(section, near)
-        ));
+        return Err(format!("unknown key; did you mean {}?", dotted(section, near)));
     }
     Err(match homes_of(key).first() {
         Some(home) => format!("unknown key; did you mean {home}.{key}?"),
@@ -139,9 +127,7 @@ pub(super) fn of_variable(name: &str) -> Result<Option<(&'static str, &'static s
     if lower.split_once("--").is_some_and(|(_, key)| is_pin(key)) || is_pin(&lower) {
         return Err(PIN_REASON.into());
     }
-    let mut later = LATER
-        .iter()
-        .flat_map(|(home, keys)| keys.iter().map(move |key| (home, key)));
+    let mut later = LATER.iter().flat_map(|(home, keys)| keys.iter().map(move |key| (home, key)));
     if later.any(|(home, key)| variable(home, key) == name) {
         return Err(NOT_YET.into());
     }
@@ -164,42 +150,26 @@ fn variable(section: &str, key: &str) -> String {
 }
 
 fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
-    let own = SECTIONS
-        .iter()
-        .filter(move |(name, _)| *name == section)
-        .flat_map(|(_, keys)| *keys);
+    let own = SECTIONS.iter().filter(move |(name, _)| *name == section).flat_map(|(_, keys)| *keys);
     // A profile itself is a file with no sections; its keys are those of "".
-    let profile = if matches!(section, "token" | "") {
-        PROFILE_KEYS
-    } else {
-        &[]
-    };
+    let profile = if matches!(section, "token" | "") { PROFILE_KEYS } else { &[] };
     own.chain(profile).copied()
 }
 
 fn homes_of(key: &str) -> Vec<&'static str> {
     let sections = SECTIONS.iter().map(|(section, _)| *section);
-    sections
-        .filter(|section| keys_of(section).any(|known| known == key))
-        .collect()
+    sections.filter(|section| keys_of(section).any(|known| known == key)).collect()
 }
 
 /// Whether a key is meant to be the PIN itself.
 fn is_pin(key: &str) -> bool {
     let key = key.replace('_', "-");
-    matches!(
-        key.as_str(),
-        "pin" | "pin-value" | "user-pin" | "so-pin" | "password"
-    )
+    matches!(key.as_str(), "pin" | "pin-value" | "user-pin" | "so-pin" | "password")
 }
 
 /// `token.module`, or the key alone in a profile, which has no sections.
 pub(super) fn dotted(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.into()
-    } else {
-        format!("{section}.{key}")
-    }
+    if section.is_empty() { key.into() } else { format!("{section}.{key}") }
 }
 
 /// The candidate that a misspelt name probably means.
@@ -229,47 +199,21 @@ mod tests {
         assert!(error("server", "module").contains("did you mean token.module?"));
         assert!(error("health", "colour").contains("unknown key: remove it"));
         assert!(error("", "metod").contains("did you mean method?"));
-        assert!(
-            section("tokens")
-                .unwrap_err()
-                .contains("did you mean [token]?")
-        );
-        assert!(
-            section("module")
-                .unwrap_err()
-                .contains("belongs under [token]")
-        );
-        assert!(
-            section("x-y-z")
-                .unwrap_err()
-                .contains("there are token, keyring, server")
-        );
+        assert!(section("tokens").unwrap_err().contains("did you mean [token]?"));
+        assert!(section("module").unwrap_err().contains("belongs under [token]"));
+        assert!(section("x-y-z").unwrap_err().contains("there are token, keyring, server"));
     }
 
     #[test]
     fn variables_name_keys() {
         assert_eq!(of_variable("PATH"), Ok(None));
-        assert_eq!(
-            of_variable("P11_KMS_TOKEN__MODULE"),
-            Ok(Some(("token", "module")))
-        );
-        assert_eq!(
-            of_variable("P11_KMS_TOKEN__KW_MECHANISM"),
-            Ok(Some(("token", "kw-mechanism")))
-        );
-        assert_eq!(
-            of_variable("P11_KMS_SERVER__ALLOW_UIDS"),
-            Ok(Some(("server", "allow-uids")))
-        );
+        assert_eq!(of_variable("P11_KMS_TOKEN__MODULE"), Ok(Some(("token", "module"))));
+        assert_eq!(of_variable("P11_KMS_TOKEN__KW_MECHANISM"), Ok(Some(("token", "kw-mechanism"))));
+        assert_eq!(of_variable("P11_KMS_SERVER__ALLOW_UIDS"), Ok(Some(("server", "allow-uids"))));
         for ours in ["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE", "TEST_X"] {
             assert_eq!(of_variable(&format!("{PREFIX}{ours}")), Ok(None));
         }
-        for pods in [
-            "SERVICE_HOST",
-            "SERVICE_PORT_METRICS",
-            "PORT",
-            "PORT_9807_TCP_ADDR",
-        ] {
+        for pods in ["SERVICE_HOST", "SERVICE_PORT_METRICS", "PORT", "PORT_9807_TCP_ADDR"] {
             assert_eq!(of_variable(&format!("{PREFIX}{pods}")), Ok(None));
         }
     }
@@ -281,17 +225,8 @@ mod tests {
         assert!(error("P11_KMS_token__module").contains("matches no key"));
         assert!(error("P11_KMS_").contains("write P11_KMS_SECTION__KEY"));
         assert!(error("P11_KMS_METRICS__LISTEN").contains("not available in this version"));
-        for pin in [
-            "TOKEN__PIN",
-            "PIN",
-            "TOKEN__PIN_VALUE",
-            "token__pin",
-            "SERVER__PIN",
-        ] {
-            assert!(
-                error(&format!("{PREFIX}{pin}")).contains("token.pin-file"),
-                "{pin}"
-            );
+        for pin in ["TOKEN__PIN", "PIN", "TOKEN__PIN_VALUE", "token__pin", "SERVER__PIN"] {
+            assert!(error(&format!("{PREFIX}{pin}")).contains("token.pin-file"), "{pin}");
         }
     }
 }

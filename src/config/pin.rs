@@ -150,14 +150,8 @@ impl PinSource {
         let path = self.path()?;
         let us = geteuid().as_raw();
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::PermissionDenied => PinError::Denied {
-                path: path.clone(),
-                us,
-            },
-            _ => PinError::Io {
-                path: path.clone(),
-                error,
-            },
+            io::ErrorKind::PermissionDenied => PinError::Denied { path: path.clone(), us },
+            _ => PinError::Io { path: path.clone(), error },
         };
         let mut file = OpenOptions::new()
             .read(true)
@@ -193,18 +187,10 @@ fn check_access(path: &Path, found: &fs::Metadata, us: u32) -> Result<(), PinErr
     if found.mode() & 0o027 != 0 {
         let mode = found.mode() & 0o7777;
         let remedy = if found.uid() == us { 0o600 } else { 0o640 };
-        return Err(PinError::Mode {
-            path: path.into(),
-            mode,
-            remedy,
-        });
+        return Err(PinError::Mode { path: path.into(), mode, remedy });
     }
     if found.uid() != 0 && found.uid() != us {
-        return Err(PinError::Owner {
-            path: path.into(),
-            owner: found.uid(),
-            us,
-        });
+        return Err(PinError::Owner { path: path.into(), owner: found.uid(), us });
     }
     Ok(())
 }
@@ -260,8 +246,7 @@ mod tests {
     fn read(content: &[u8]) -> Result<Vec<u8>, String> {
         let directory = tempfile::tempdir().unwrap();
         let pin = file(directory.path(), content, 0o600).read();
-        pin.map(|pin| pin.expose().to_vec())
-            .map_err(|error| error.to_string())
+        pin.map(|pin| pin.expose().to_vec()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -278,10 +263,7 @@ mod tests {
         }
         let longest = [b'9'; LONGEST];
         assert_eq!(read(&longest).as_deref(), Ok(&longest[..]));
-        assert_eq!(
-            read(&[&longest[..], b"\r\n"].concat()).as_deref(),
-            Ok(&longest[..])
-        );
+        assert_eq!(read(&[&longest[..], b"\r\n"].concat()).as_deref(), Ok(&longest[..]));
     }
 
     #[test]
@@ -297,10 +279,7 @@ mod tests {
             (&[b'8'; 5000], "longer than 256 bytes"),
         ] {
             let error = read(content).unwrap_err();
-            assert!(
-                error.starts_with("PIN file /") && error.contains(what),
-                "{error}"
-            );
+            assert!(error.starts_with("PIN file /") && error.contains(what), "{error}");
             assert!(!error.contains("8765") && !error.contains("888"), "{error}");
         }
     }
@@ -309,17 +288,11 @@ mod tests {
     fn a_pin_that_others_can_reach_is_refused_with_the_remedy() {
         let directory = tempfile::tempdir().unwrap();
         for mode in [0o400, 0o440, 0o600, 0o640] {
-            assert!(
-                file(directory.path(), b"1234", mode).read().is_ok(),
-                "{mode:o}"
-            );
+            assert!(file(directory.path(), b"1234", mode).read().is_ok(), "{mode:o}");
         }
         let path = directory.path().join("pin").display().to_string();
         for mode in [0o604, 0o602, 0o601, 0o660, 0o644, 0o666, 0o777] {
-            let error = file(directory.path(), b"1234", mode)
-                .read()
-                .unwrap_err()
-                .to_string();
+            let error = file(directory.path(), b"1234", mode).read().unwrap_err().to_string();
             let expected = format!(
                 "PIN file {path} is open to others (mode {mode:04o}); run: chmod 0600 {path}"
             );
@@ -340,36 +313,21 @@ mod tests {
         }
         let found = fs::metadata(&path).unwrap();
         let error = check_access(&path, &found, 4711).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("belongs to uid {}", found.uid())),
-            "{error}"
-        );
-        assert!(
-            error.ends_with(&format!("run: chown 4711 {}", path.display())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("belongs to uid {}", found.uid())), "{error}");
+        assert!(error.ends_with(&format!("run: chown 4711 {}", path.display())), "{error}");
         assert!(check_access(&path, &found, found.uid()).is_ok());
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let found = fs::metadata(&path).unwrap();
         let error = check_access(&path, &found, 4711).unwrap_err().to_string();
-        assert!(
-            error.ends_with(&format!("run: chmod 0640 {}", path.display())),
-            "{error}"
-        );
+        assert!(error.ends_with(&format!("run: chmod 0640 {}", path.display())), "{error}");
     }
 
     #[test]
     fn what_is_not_a_file_is_refused_and_links_are_followed() {
         let directory = tempfile::tempdir().unwrap();
         let source = PinSource::File(directory.path().into());
-        assert!(
-            source
-                .read()
-                .unwrap_err()
-                .to_string()
-                .contains("not a regular file")
-        );
+        assert!(source.read().unwrap_err().to_string().contains("not a regular file"));
 
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
@@ -386,10 +344,7 @@ mod tests {
         };
         let link = directory.path().join("link");
         symlink(&path, &link).unwrap();
-        assert_eq!(
-            PinSource::File(link.clone()).read().unwrap().expose(),
-            b"1234"
-        );
+        assert_eq!(PinSource::File(link.clone()).read().unwrap().expose(), b"1234");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(PinSource::File(link).read().is_err());
     }
@@ -397,15 +352,10 @@ mod tests {
     #[test]
     fn a_credential_is_a_file_in_the_directory_of_the_unit() {
         let source = PinSource::Credential("pin".into());
-        let path = source
-            .path_in(Some(OsStr::new("/run/credentials/x")))
-            .unwrap();
+        let path = source.path_in(Some(OsStr::new("/run/credentials/x"))).unwrap();
         assert_eq!(path, Path::new("/run/credentials/x/pin"));
         let error = source.path_in(None).unwrap_err().to_string();
-        assert!(
-            error.contains("CREDENTIALS_DIRECTORY is not set"),
-            "{error}"
-        );
+        assert!(error.contains("CREDENTIALS_DIRECTORY is not set"), "{error}");
         assert!(error.contains("token.pin-file"), "{error}");
     }
 
@@ -423,10 +373,7 @@ mod tests {
 
     #[test]
     fn it_goes_to_the_worker_and_back() {
-        for source in [
-            PinSource::File("/a/b".into()),
-            PinSource::Credential("pin".into()),
-        ] {
+        for source in [PinSource::File("/a/b".into()), PinSource::Credential("pin".into())] {
             let json = serde_json::to_string(&source).unwrap();
             assert_eq!(serde_json::from_str::<PinSource>(&json).unwrap(), source);
         }

@@ -224,9 +224,7 @@ pub(super) fn settings_of(name: &str) -> Result<Settings, String> {
         let text = source::read_file(Path::new(name))
             .map_err(|error| format!("cannot read profile {}: {error}", quoted(name)))?;
         let mut settings = Settings::new(name);
-        settings
-            .add_profile(&text)
-            .map_err(|error| error.to_string())?;
+        settings.add_profile(&text).map_err(|error| error.to_string())?;
         return Ok(settings);
     }
     let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) else {
@@ -238,9 +236,7 @@ pub(super) fn settings_of(name: &str) -> Result<Settings, String> {
         ));
     };
     let mut settings = Settings::new(format!("built-in profile {name}"));
-    settings
-        .add_profile(text)
-        .map_err(|error| error.to_string())?;
+    settings.add_profile(text).map_err(|error| error.to_string())?;
     Ok(settings)
 }
 
@@ -253,10 +249,8 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         ("encrypt", Method::Encrypt),
         ("ecb", Method::Ecb),
     ];
-    const CIPHERS: &[(&str, EcbMechanism)] = &[
-        ("aes-ecb", EcbMechanism::Ecb),
-        ("aes-cbc", EcbMechanism::Cbc),
-    ];
+    const CIPHERS: &[(&str, EcbMechanism)] =
+        &[("aes-ecb", EcbMechanism::Ecb), ("aes-cbc", EcbMechanism::Cbc)];
     const VALUE_LENS: &[(&str, ValueLen)] = &[
         ("require", ValueLen::Require),
         ("forbid", ValueLen::Forbid),
@@ -341,9 +335,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Profile, String> {
         let mut settings = Settings::new("p.toml");
-        settings
-            .add_profile(text)
-            .map_err(|error| error.to_string())?;
+        settings.add_profile(text).map_err(|error| error.to_string())?;
         let profile = from_settings("p", &mut settings);
         settings.finish(profile).map_err(|error| error.to_string())
     }
@@ -362,17 +354,8 @@ mod tests {
             let profile = Profile::built_in(&name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(profile.name, name);
             assert!(!profile.description.is_empty(), "{name}");
-            assert!(
-                name == "generic" || !profile.module_paths.is_empty(),
-                "{name}"
-            );
-            assert!(
-                profile
-                    .module_paths
-                    .iter()
-                    .all(|path| path.starts_with('/')),
-                "{name}"
-            );
+            assert!(name == "generic" || !profile.module_paths.is_empty(), "{name}");
+            assert!(profile.module_paths.iter().all(|path| path.starts_with('/')), "{name}");
             let json = serde_json::to_string(&profile).unwrap();
             assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
         }
@@ -382,26 +365,14 @@ mod tests {
     fn defaults_are_what_pkcs11_promises() {
         let profile = read("").unwrap();
         assert_eq!(profile.method, Method::Auto);
-        assert_eq!(
-            (profile.kw_mechanism, profile.kwp_mechanism),
-            (0x2109, None)
-        );
+        assert_eq!((profile.kw_mechanism, profile.kwp_mechanism), (0x2109, None));
         assert_eq!(profile.kwp_method, Method::Auto);
-        assert_eq!(
-            (profile.ecb_mechanism, profile.ecb_stream),
-            (EcbMechanism::Ecb, true)
-        );
-        assert_eq!(
-            (profile.workers, profile.sessions, profile.pipeline_depth),
-            (1, 4, 1)
-        );
+        assert_eq!((profile.ecb_mechanism, profile.ecb_stream), (EcbMechanism::Ecb, true));
+        assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (1, 4, 1));
         assert!(profile.seed_private && profile.os_locking && profile.finalize);
         assert!(!profile.read_write_sessions && !profile.new_keys_need_initialize);
         assert!(!profile.verified);
-        assert_eq!(
-            (profile.value_len, profile.login),
-            (ValueLen::Optional, Login::User)
-        );
+        assert_eq!((profile.value_len, profile.login), (ValueLen::Optional, Login::User));
         assert_eq!((profile.login_user_type, profile.init_args), (None, None));
         assert_eq!(profile.replace_after_objects, None);
         assert_eq!(profile.call_timeout, Duration::from_secs(2));
@@ -412,14 +383,8 @@ mod tests {
     fn what_was_measured_with_softhsm_stands_in_its_profile() {
         let profile = Profile::built_in("softhsm").unwrap();
         assert!(profile.verified && !profile.seed_private);
-        assert_eq!(
-            (profile.method, profile.kwp_method),
-            (Method::Object, Method::Ecb)
-        );
-        assert_eq!(
-            (profile.workers, profile.sessions, profile.pipeline_depth),
-            (2, 1, 16)
-        );
+        assert_eq!((profile.method, profile.kwp_method), (Method::Object, Method::Ecb));
+        assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (2, 1, 16));
         assert_eq!(profile.value_len, ValueLen::Forbid);
         assert_eq!(profile.replace_after_objects, Some(25_000));
         assert_eq!(profile.errors_ambiguous, [5]);
@@ -440,34 +405,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(profile.method, Method::Object);
-        assert_eq!(
-            (profile.kw_mechanism, profile.kwp_mechanism),
-            (0x8000_0170, Some(0x210B))
-        );
+        assert_eq!((profile.kw_mechanism, profile.kwp_mechanism), (0x8000_0170, Some(0x210B)));
         assert_eq!(profile.kwp_method, Method::Encrypt);
-        assert_eq!(
-            (profile.ecb_mechanism, profile.ecb_stream),
-            (EcbMechanism::Cbc, false)
-        );
-        assert_eq!(
-            (profile.workers, profile.sessions, profile.pipeline_depth),
-            (16, 64, 64)
-        );
+        assert_eq!((profile.ecb_mechanism, profile.ecb_stream), (EcbMechanism::Cbc, false));
+        assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (16, 64, 64));
         assert!(profile.read_write_sessions && profile.new_keys_need_initialize);
         assert!(!profile.os_locking && !profile.finalize);
-        assert_eq!(
-            (profile.value_len, profile.login),
-            (ValueLen::Require, Login::None)
-        );
+        assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));
         assert_eq!(profile.init_args.as_deref(), Some("configdir='sql:/x'"));
         assert_eq!(profile.replace_after_objects, None);
         assert_eq!(profile.call_timeout, Duration::from_millis(1500));
-        let errors = [
-            profile.errors_token_lost,
-            profile.errors_session_lost,
-            profile.errors_ambiguous,
-        ];
+        let errors =
+            [profile.errors_token_lost, profile.errors_session_lost, profile.errors_ambiguous];
         assert_eq!(errors, [[1], [2], [3]]);
         assert_eq!([profile.errors_bad_input, profile.errors_pin], [[4], [5]]);
     }
@@ -479,58 +429,22 @@ mod tests {
                 "method = 'gcm'",
                 "p.toml, line 1: method: must be one of \"auto\", \"object\", \"encrypt\", \"ecb\", not \"gcm\"",
             ),
-            (
-                "\nworkers = 0",
-                "p.toml, line 2: workers: must be from 1 to 16, not 0",
-            ),
+            ("\nworkers = 0", "p.toml, line 2: workers: must be from 1 to 16, not 0"),
             ("sessions = 65", "sessions: must be from 1 to 64, not 65"),
-            (
-                "pipeline-depth = 0",
-                "pipeline-depth: must be from 1 to 64, not 0",
-            ),
+            ("pipeline-depth = 0", "pipeline-depth: must be from 1 to 64, not 0"),
             ("kw-mechanism = -1", "kw-mechanism: must be from 0 to"),
-            (
-                "kw-mechanism = '0x2109'",
-                "kw-mechanism: must be a number, without quotes",
-            ),
-            (
-                "ecb-mechanism = 'ecb'",
-                "must be one of \"aes-ecb\", \"aes-cbc\"",
-            ),
-            (
-                "value-len = true",
-                "value-len: must be a string in quotes, not true or false",
-            ),
+            ("kw-mechanism = '0x2109'", "kw-mechanism: must be a number, without quotes"),
+            ("ecb-mechanism = 'ecb'", "must be one of \"aes-ecb\", \"aes-cbc\""),
+            ("value-len = true", "value-len: must be a string in quotes, not true or false"),
             ("login = 'so'", "login: must be one of \"user\", \"none\""),
-            (
-                "init-args = \"a\\u0000\"",
-                "init-args: must have no control characters",
-            ),
-            (
-                "call-timeout = 2",
-                "call-timeout: needs a unit and quotes, such as \"2s\"",
-            ),
-            (
-                "call-timeout = '99ms'",
-                "call-timeout: must be from 100ms to 1m, not 99ms",
-            ),
-            (
-                "call-timeout = '61s'",
-                "call-timeout: must be from 100ms to 1m, not 1m 1s",
-            ),
-            (
-                "start-timeout = '1h'",
-                "start-timeout: must be from 100ms to 10m, not 1h",
-            ),
-            (
-                "errors-pin = ['x']",
-                "errors-pin: every item must be a number",
-            ),
+            ("init-args = \"a\\u0000\"", "init-args: must have no control characters"),
+            ("call-timeout = 2", "call-timeout: needs a unit and quotes, such as \"2s\""),
+            ("call-timeout = '99ms'", "call-timeout: must be from 100ms to 1m, not 99ms"),
+            ("call-timeout = '61s'", "call-timeout: must be from 100ms to 1m, not 1m 1s"),
+            ("start-timeout = '1h'", "start-timeout: must be from 100ms to 10m, not 1h"),
+            ("errors-pin = ['x']", "errors-pin: every item must be a number"),
             ("kwp-method = 'encrypt'", "kwp-method: needs kwp-mechanism"),
-            (
-                "sesions = 1",
-                "p.toml, line 1: sesions: unknown key; did you mean sessions?",
-            ),
+            ("sesions = 1", "p.toml, line 1: sesions: unknown key; did you mean sessions?"),
             ("[token]", "token: unknown key"),
             ("pin = '1234'", "pin: a PIN never stands in a configuration"),
             ("method", "p.toml, line 1: not valid TOML"),
@@ -545,15 +459,7 @@ mod tests {
         let error = settings_of("softhsm3").unwrap_err();
         assert!(error.contains("use one of aws-cloudhsm,"), "{error}");
         let error = settings_of("/nowhere/p.toml").unwrap_err();
-        assert!(
-            error.contains("\"/nowhere/p.toml\": No such file"),
-            "{error}"
-        );
-        assert!(
-            Profile::built_in("x")
-                .unwrap_err()
-                .to_string()
-                .starts_with("profile \"x\": ")
-        );
+        assert!(error.contains("\"/nowhere/p.toml\": No such file"), "{error}");
+        assert!(Profile::built_in("x").unwrap_err().to_string().starts_with("profile \"x\": "));
     }
 }

@@ -45,9 +45,7 @@ pub(super) struct Settings {
 pub(super) fn read_file(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(LARGEST + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| error.to_string())?;
+    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
     if text.len() as u64 > LARGEST {
         return Err("is larger than a megabyte: this is some other file".into());
     }
@@ -58,11 +56,7 @@ pub(super) fn read_file(path: &Path) -> Result<String, String> {
 impl Settings {
     /// No values yet; `file` is the place of what is missing.
     pub(super) fn new(file: impl Into<String>) -> Self {
-        Self {
-            file: file.into(),
-            values: BTreeMap::new(),
-            problems: Vec::new(),
-        }
+        Self { file: file.into(), values: BTreeMap::new(), problems: Vec::new() }
     }
 
     /// Reads the text of a configuration, which has sections.
@@ -114,11 +108,7 @@ impl Settings {
                 (Ok(Some((section, key))), Err(_)) => {
                     self.problem(place, &keys::dotted(section, key), "must be UTF-8".into());
                 }
-                (Err(what), _) => self.problems.push(Problem {
-                    place,
-                    key: None,
-                    what,
-                }),
+                (Err(what), _) => self.problems.push(Problem { place, key: None, what }),
             }
         }
     }
@@ -133,12 +123,7 @@ impl Settings {
                     self.problem(COMMAND_LINE.into(), section, what);
                 }
                 Ok(section) => {
-                    self.add(
-                        COMMAND_LINE.into(),
-                        section,
-                        key,
-                        Value::Words(value.clone()),
-                    );
+                    self.add(COMMAND_LINE.into(), section, key, Value::Words(value.clone()));
                 }
                 Err(what) => self.problem(COMMAND_LINE.into(), name, what),
             }
@@ -160,14 +145,7 @@ impl Settings {
         match keys::check(section, key) {
             Ok(()) => {
                 self.replace_rival(&name, &value);
-                self.values.insert(
-                    name.clone(),
-                    Setting {
-                        place,
-                        key: name,
-                        value,
-                    },
-                );
+                self.values.insert(name.clone(), Setting { place, key: name, value });
             }
             Err(what) => self.problem(place, &name, what),
         }
@@ -190,34 +168,22 @@ impl Settings {
     /// Text that is not TOML ends the reading: what else would be missed is only
     /// missing because of it.
     fn parse<'a>(&self, text: &'a str) -> Result<DeTable<'a>, ConfigError> {
-        DeTable::parse(text)
-            .map(toml::Spanned::into_inner)
-            .map_err(|error| {
-                // Not the error's own Display: it shows the line, which may hold a PIN.
-                let place = error
-                    .span()
-                    .map_or(self.file.clone(), |span| self.line(text, span.start));
-                ConfigError::about(place, format!("not valid TOML: {}", error.message()))
-            })
+        DeTable::parse(text).map(toml::Spanned::into_inner).map_err(|error| {
+            // Not the error's own Display: it shows the line, which may hold a PIN.
+            let place = error.span().map_or(self.file.clone(), |span| self.line(text, span.start));
+            ConfigError::about(place, format!("not valid TOML: {}", error.message()))
+        })
     }
 
     fn line(&self, text: &str, offset: usize) -> String {
-        let line = 1 + text
-            .bytes()
-            .take(offset)
-            .filter(|byte| *byte == b'\n')
-            .count();
+        let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
         format!("{}, line {line}", self.file)
     }
 
     fn problem(&mut self, place: String, key: &str, what: String) {
         // A key is echoed, but a line without sense is no reason for a long one.
         let key = key.chars().take(80).flat_map(char::escape_debug).collect();
-        self.problems.push(Problem {
-            place,
-            key: Some(key),
-            what,
-        });
+        self.problems.push(Problem { place, key: Some(key), what });
     }
 }
 

@@ -13,10 +13,7 @@ const PIN_FILE: &str = "pin-file = '/etc/p11-kms/pin'\n";
 
 fn load(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
     let env = env.iter().map(|(name, value)| (name.into(), value.into()));
-    let flags: Vec<_> = flags
-        .iter()
-        .map(|(key, v)| (key.to_string(), v.to_string()))
-        .collect();
+    let flags: Vec<_> = flags.iter().map(|(key, v)| (key.to_string(), v.to_string())).collect();
     Config::parse(Path::new("c.toml"), text, env, &flags).map_err(|error| error.to_string())
 }
 
@@ -57,12 +54,7 @@ fn the_least_brings_the_defaults() {
         max_streams: 1024,
     };
     assert_eq!(config.server, server);
-    assert_eq!(
-        config.health,
-        Health {
-            interval: Duration::from_secs(10)
-        }
-    );
+    assert_eq!(config.health, Health { interval: Duration::from_secs(10) });
 }
 
 #[test]
@@ -111,16 +103,10 @@ fn every_key_is_read() {
     assert_eq!(config.keyring.state_dir, Path::new("/s"));
     assert_eq!(config.server.endpoint, Endpoint::Abstract("a".into()));
     assert_eq!(config.server.socket_mode, 0o660);
-    assert_eq!(
-        (config.server.socket_owner, config.server.socket_group),
-        (Some(0), Some(7))
-    );
+    assert_eq!((config.server.socket_owner, config.server.socket_group), (Some(0), Some(7)));
     assert_eq!(config.server.allow_uids, [0, 1000]);
     assert_eq!(config.server.allow_gids, [5]);
-    assert_eq!(
-        (config.server.max_connections, config.server.max_streams),
-        (2, 3)
-    );
+    assert_eq!((config.server.max_connections, config.server.max_streams), (2, 3));
     assert_eq!(config.health.interval, Duration::from_secs(600));
 }
 
@@ -129,186 +115,66 @@ fn what_has_no_default_must_be_there() {
     let error = load("", &[], &[]).unwrap_err();
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
-    assert!(
-        lines[0].starts_with("c.toml: token.module: missing: set it to the path"),
-        "{error}"
-    );
-    assert!(
-        lines[1].starts_with("c.toml: token.uri: missing: set it to a PKCS#11 URI"),
-        "{error}"
-    );
-    assert!(
-        lines[2].starts_with("c.toml: token.pin-file: missing: set it to"),
-        "{error}"
-    );
+    assert!(lines[0].starts_with("c.toml: token.module: missing: set it to the path"), "{error}");
+    assert!(lines[1].starts_with("c.toml: token.uri: missing: set it to a PKCS#11 URI"), "{error}");
+    assert!(lines[2].starts_with("c.toml: token.pin-file: missing: set it to"), "{error}");
     assert!(lines[2].contains("token.pin-credential"), "{error}");
 }
 
 #[test]
 fn bad_values_are_refused_with_place_key_and_remedy() {
     for (more, expected) in [
-        (
-            "modul = 'x'",
-            "c.toml, line 5: token.modul: unknown key; did you mean token.module?",
-        ),
+        ("modul = 'x'", "c.toml, line 5: token.modul: unknown key; did you mean token.module?"),
         ("color = 'x'", "c.toml, line 5: token.color: unknown key"),
-        (
-            "[tokn]",
-            "c.toml, line 5: tokn: unknown section; did you mean [token]?",
-        ),
-        (
-            "[[server]]",
-            "c.toml, line 5: server: is a section: write [server] on a line of its own",
-        ),
-        (
-            "profile = 'nope'",
-            "c.toml, line 5: token.profile: unknown profile \"nope\": use one of",
-        ),
-        (
-            "profile = '/no/p.toml'",
-            "token.profile: cannot read profile \"/no/p.toml\": No such",
-        ),
-        (
-            "pin-credential = 'a'",
-            "line 5: token.pin-credential: token.pin-file is set as well",
-        ),
-        (
-            "workers = 17",
-            "c.toml, line 5: token.workers: must be from 1 to 16, not 17",
-        ),
-        (
-            "method = 'x'",
-            "c.toml, line 5: token.method: must be one of \"auto\", \"object\",",
-        ),
-        (
-            "call-timeout = '61s'",
-            "token.call-timeout: must be from 100ms to 1m, not 1m 1s",
-        ),
-        (
-            "require-fips = 1",
-            "token.require-fips: must be true or false, without quotes",
-        ),
-        (
-            "require-fips = true\nmethod = 'ecb'",
-            "line 6: token.method: is \"ecb\", where the host",
-        ),
+        ("[tokn]", "c.toml, line 5: tokn: unknown section; did you mean [token]?"),
+        ("[[server]]", "c.toml, line 5: server: is a section: write [server] on a line of its own"),
+        ("profile = 'nope'", "c.toml, line 5: token.profile: unknown profile \"nope\": use one of"),
+        ("profile = '/no/p.toml'", "token.profile: cannot read profile \"/no/p.toml\": No such"),
+        ("pin-credential = 'a'", "line 5: token.pin-credential: token.pin-file is set as well"),
+        ("workers = 17", "c.toml, line 5: token.workers: must be from 1 to 16, not 17"),
+        ("method = 'x'", "c.toml, line 5: token.method: must be one of \"auto\", \"object\","),
+        ("call-timeout = '61s'", "token.call-timeout: must be from 100ms to 1m, not 1m 1s"),
+        ("require-fips = 1", "token.require-fips: must be true or false, without quotes"),
+        ("require-fips = true\nmethod = 'ecb'", "line 6: token.method: is \"ecb\", where the host"),
         (
             "require-fips = true\nkwp-method = 'ecb'",
             "token.kwp-method: is \"ecb\", where the host takes part in the wrapping, and \
              token.require-fips forbids that: use \"encrypt\" or \"object\"",
         ),
-        (
-            "[keyring]\nlabel = ''",
-            "c.toml, line 6: keyring.label: must not be empty",
-        ),
-        (
-            "[keyring]\nlabel = \"a\\n\"",
-            "keyring.label: must have no control characters",
-        ),
-        (
-            "[keyring]\nscan-interval = '999ms'",
-            "keyring.scan-interval: must be from 1s to 1h",
-        ),
-        (
-            "[keyring]\nscan-interval = '2h'",
-            "keyring.scan-interval: must be from 1s to 1h, not 2h",
-        ),
+        ("[keyring]\nlabel = ''", "c.toml, line 6: keyring.label: must not be empty"),
+        ("[keyring]\nlabel = \"a\\n\"", "keyring.label: must have no control characters"),
+        ("[keyring]\nscan-interval = '999ms'", "keyring.scan-interval: must be from 1s to 1h"),
+        ("[keyring]\nscan-interval = '2h'", "keyring.scan-interval: must be from 1s to 1h, not 2h"),
         (
             "[keyring]\nactivation-delay = '0s'",
             "keyring.activation-delay: must be from 1ns to 1day",
         ),
-        (
-            "[keyring]\nactivation-delay = 60",
-            "needs a unit and quotes, such as \"60s\"",
-        ),
-        (
-            "[keyring]\nstate-dir = 'lib'",
-            "keyring.state-dir: must be an absolute path that starts",
-        ),
-        (
-            "[health]\ninterval = '0s'",
-            "health.interval: must be from 1s to 10m, not 0s",
-        ),
-        (
-            "[server]\nendpoint = '/run/x'",
-            "line 6: server.endpoint: is not a Unix socket: write",
-        ),
-        (
-            "[server]\nrequest-timeout = '1ms'",
-            "server.request-timeout: must be from 100ms to 1m",
-        ),
-        (
-            "[server]\nqueue-length = 0",
-            "server.queue-length: must be from 1 to 1000000, not 0",
-        ),
-        (
-            "[server]\nmax-connections = 0",
-            "server.max-connections: must be from 1 to",
-        ),
-        (
-            "[server]\nmax-streams = 'x'",
-            "server.max-streams: must be a number, without quotes",
-        ),
-        (
-            "[server]\nsocket-mode = '0606'",
-            "must give others no access, not \"0606\": the last",
-        ),
-        (
-            "[server]\nsocket-mode = '4600'",
-            "must be three or four octal digits in quotes",
-        ),
-        (
-            "[server]\nsocket-mode = '+600'",
-            "must be three or four octal digits in quotes",
-        ),
-        (
-            "[server]\nsocket-mode = 600",
-            "must be three or four octal digits in quotes, such as",
-        ),
-        (
-            "[server]\nsocket-owner = 'no such'",
-            "server.socket-owner: there is no user \"no such\"",
-        ),
-        (
-            "[server]\nsocket-group = 'no such'",
-            "server.socket-group: there is no group",
-        ),
-        (
-            "[server]\nallow-uids = 0",
-            "server.allow-uids: must be a list in brackets, such as [0]",
-        ),
-        (
-            "[server]\nallow-uids = ['root']",
-            "server.allow-uids: every item must be a number",
-        ),
-        (
-            "[server]\nallow-gids = [4294967295]",
-            "server.allow-gids: every item must be from 0 to",
-        ),
-        (
-            "[server]\nallow-uids = []",
-            "server.allow-uids: nobody could connect: list a user",
-        ),
-        (
-            "[server]\nv1beta1 = true",
-            "server.v1beta1: KMS v1 is not available in this version",
-        ),
-        (
-            "[keyring]\nreinstate = { generation = 1 }",
-            "keyring.reinstate: not available in this",
-        ),
+        ("[keyring]\nactivation-delay = 60", "needs a unit and quotes, such as \"60s\""),
+        ("[keyring]\nstate-dir = 'lib'", "keyring.state-dir: must be an absolute path that starts"),
+        ("[health]\ninterval = '0s'", "health.interval: must be from 1s to 10m, not 0s"),
+        ("[server]\nendpoint = '/run/x'", "line 6: server.endpoint: is not a Unix socket: write"),
+        ("[server]\nrequest-timeout = '1ms'", "server.request-timeout: must be from 100ms to 1m"),
+        ("[server]\nqueue-length = 0", "server.queue-length: must be from 1 to 1000000, not 0"),
+        ("[server]\nmax-connections = 0", "server.max-connections: must be from 1 to"),
+        ("[server]\nmax-streams = 'x'", "server.max-streams: must be a number, without quotes"),
+        ("[server]\nsocket-mode = '0606'", "must give others no access, not \"0606\": the last"),
+        ("[server]\nsocket-mode = '4600'", "must be three or four octal digits in quotes"),
+        ("[server]\nsocket-mode = '+600'", "must be three or four octal digits in quotes"),
+        ("[server]\nsocket-mode = 600", "must be three or four octal digits in quotes, such as"),
+        ("[server]\nsocket-owner = 'no such'", "server.socket-owner: there is no user \"no such\""),
+        ("[server]\nsocket-group = 'no such'", "server.socket-group: there is no group"),
+        ("[server]\nallow-uids = 0", "server.allow-uids: must be a list in brackets, such as [0]"),
+        ("[server]\nallow-uids = ['root']", "server.allow-uids: every item must be a number"),
+        ("[server]\nallow-gids = [4294967295]", "server.allow-gids: every item must be from 0 to"),
+        ("[server]\nallow-uids = []", "server.allow-uids: nobody could connect: list a user"),
+        ("[server]\nv1beta1 = true", "server.v1beta1: KMS v1 is not available in this version"),
+        ("[keyring]\nreinstate = { generation = 1 }", "keyring.reinstate: not available in this"),
         (
             "[metrics]\nlisten = '127.0.0.1:1'",
             "line 6: metrics.listen: not available in this version",
         ),
-        (
-            "[audit]\nfile = 'journal'",
-            "audit.file: not available in this version",
-        ),
-        (
-            "[etcd]\nendpoints = []",
-            "etcd.endpoints: not available in this version",
-        ),
+        ("[audit]\nfile = 'journal'", "audit.file: not available in this version"),
+        ("[etcd]\nendpoints = []", "etcd.endpoints: not available in this version"),
         ("[metrics]\nlistn = 1", "metrics.listn: unknown key"),
     ] {
         let error = error(more);
@@ -320,12 +186,7 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
 #[test]
 fn an_abstract_socket_needs_a_list() {
     let endpoint = "[server]\nendpoint = 'unix:///@kms'\n";
-    for more in [
-        "",
-        "allow-uids = []",
-        "allow-gids = []",
-        "allow-uids = []\nallow-gids = []",
-    ] {
+    for more in ["", "allow-uids = []", "allow-gids = []", "allow-uids = []\nallow-gids = []"] {
         let error = error(&format!("{endpoint}{more}"));
         assert!(error.contains("server.allow-uids: an abstract socket has no permissions"));
     }
@@ -333,21 +194,12 @@ fn an_abstract_socket_needs_a_list() {
     assert_eq!((server.allow_uids, server.allow_gids), (vec![], vec![7]));
     let server = with(&format!("{endpoint}allow-uids = [0]")).unwrap().server;
     assert_eq!((server.allow_uids, server.allow_gids), (vec![0], vec![]));
-    assert_eq!(
-        error(&format!("{endpoint}allow-uids = ['x']"))
-            .lines()
-            .count(),
-        1
-    );
+    assert_eq!(error(&format!("{endpoint}allow-uids = ['x']")).lines().count(), 1);
 }
 
 #[test]
 fn text_that_is_not_toml_is_refused_once() {
-    for text in [
-        "[token",
-        "[token]\nmodule = ",
-        "[token]\nmodule = 'a'\nmodule = 'b'",
-    ] {
+    for text in ["[token", "[token]\nmodule = ", "[token]\nmodule = 'a'\nmodule = 'b'"] {
         let error = load(text, &[], &[]).unwrap_err();
         assert!(error.starts_with("c.toml, line ") && error.contains(": not valid TOML: "));
         assert_eq!(error.lines().count(), 1, "{error}");
@@ -371,11 +223,7 @@ fn environment_and_flags_replace_the_file() {
         ("P11_KMS_PORT_9807_TCP", "tcp://10.0.0.1:9807"),
         ("PATH", "/bin"),
     ];
-    let config = load(
-        &text,
-        &env,
-        &[("token.module", "/flag.so"), ("token.sessions", "3")],
-    );
+    let config = load(&text, &env, &[("token.module", "/flag.so"), ("token.sessions", "3")]);
     let config = config.unwrap();
     assert_eq!(config.token.module, Path::new("/flag.so"));
     assert_eq!(config.token.profile.sessions, 3);
@@ -414,82 +262,43 @@ fn all_of_it_may_come_from_the_environment() {
         ("P11_KMS_TOKEN__URI", "pkcs11:token=k8s"),
         ("P11_KMS_TOKEN__PIN_CREDENTIAL", "pin"),
     ];
-    assert_eq!(
-        load("", &env, &[]).unwrap().token.module,
-        Path::new("/lib/token.so")
-    );
+    assert_eq!(load("", &env, &[]).unwrap().token.module, Path::new("/lib/token.so"));
 }
 
 #[test]
 fn errors_name_the_variable_or_the_flag() {
     let text = format!("{LEAST}{PIN_FILE}");
     for (name, value, expected) in [
-        (
-            "TOKEN__URI",
-            "x",
-            "P11_KMS_TOKEN__URI: token.uri: must begin with \"pkcs11:\"",
-        ),
+        ("TOKEN__URI", "x", "P11_KMS_TOKEN__URI: token.uri: must begin with \"pkcs11:\""),
         (
             "TOKEN__WORKERS",
             "x",
             "P11_KMS_TOKEN__WORKERS: token.workers: must be a number, not \"x\"",
         ),
-        (
-            "TOKEN__FINALIZE",
-            "0",
-            "token.finalize: must be true or false, not \"0\"",
-        ),
-        (
-            "SERVER__ALLOW_UIDS",
-            "0,x",
-            "P11_KMS_SERVER__ALLOW_UIDS: server.allow-uids: every item",
-        ),
+        ("TOKEN__FINALIZE", "0", "token.finalize: must be true or false, not \"0\""),
+        ("SERVER__ALLOW_UIDS", "0,x", "P11_KMS_SERVER__ALLOW_UIDS: server.allow-uids: every item"),
         (
             "TOKEN__MODUL",
             "x",
             "P11_KMS_TOKEN__MODUL: matches no key; did you mean P11_KMS_TOKEN__M",
         ),
-        (
-            "NONSENSE",
-            "x",
-            "P11_KMS_NONSENSE: matches no key: write P11_KMS_SECTION__KEY, such as",
-        ),
-        (
-            "METRICS__LISTEN",
-            "x",
-            "P11_KMS_METRICS__LISTEN: not available in this version",
-        ),
-        (
-            "SERVER__V1BETA1",
-            "true",
-            "server.v1beta1: KMS v1 is not available in this version",
-        ),
+        ("NONSENSE", "x", "P11_KMS_NONSENSE: matches no key: write P11_KMS_SECTION__KEY, such as"),
+        ("METRICS__LISTEN", "x", "P11_KMS_METRICS__LISTEN: not available in this version"),
+        ("SERVER__V1BETA1", "true", "server.v1beta1: KMS v1 is not available in this version"),
     ] {
         let error = load(&text, &[(&format!("P11_KMS_{name}"), value)], &[]).unwrap_err();
         assert!(error.contains(expected), "{error}");
         assert!(!error.contains("c.toml"), "{error}");
     }
     for (key, value, expected) in [
-        (
-            "token.workers",
-            "0",
-            "command line: token.workers: must be from 1 to 16, not 0",
-        ),
+        ("token.workers", "0", "command line: token.workers: must be from 1 to 16, not 0"),
         (
             "token.worker",
             "1",
             "command line: token.worker: unknown key; did you mean token.workers?",
         ),
-        (
-            "workers",
-            "1",
-            "command line: workers: unknown here: it belongs under [token]",
-        ),
-        (
-            "token",
-            "1",
-            "command line: token: names a section: write token.KEY",
-        ),
+        ("workers", "1", "command line: workers: unknown here: it belongs under [token]"),
+        ("token", "1", "command line: token: names a section: write token.KEY"),
     ] {
         let error = load(&text, &[], &[(key, value)]).unwrap_err();
         assert!(error.contains(expected), "{error}");
@@ -500,41 +309,23 @@ fn errors_name_the_variable_or_the_flag() {
 fn a_variable_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStringExt;
     let bad = OsString::from_vec(b"/x\xff".to_vec());
-    let env = [
-        (OsString::from("P11_KMS_TOKEN__MODULE"), bad.clone()),
-        ("OTHER".into(), bad),
-    ];
+    let env = [(OsString::from("P11_KMS_TOKEN__MODULE"), bad.clone()), ("OTHER".into(), bad)];
     let error = Config::parse(Path::new("c.toml"), LEAST, env.into_iter(), &[]).unwrap_err();
     let error = error.to_string();
-    assert!(
-        error.contains("P11_KMS_TOKEN__MODULE: token.module: must be UTF-8"),
-        "{error}"
-    );
+    assert!(error.contains("P11_KMS_TOKEN__MODULE: token.module: must be UTF-8"), "{error}");
 }
 
 #[test]
 fn a_pin_in_the_wrong_place_is_refused_and_never_echoed() {
     for (text, expected) in [
-        (
-            "pin = '87654321'",
-            "token.pin: a PIN never stands in a configuration",
-        ),
+        ("pin = '87654321'", "token.pin: a PIN never stands in a configuration"),
         ("pin = 87654321", "token.pin: a PIN never"),
         ("pin-value = '87654321'", "token.pin-value: a PIN never"),
         ("user_pin = '87654321'", "token.user_pin: a PIN never"),
         ("[token.pin]\nvalue = '87654321'", "token.pin: a PIN never"),
-        (
-            "pin-file = '87654321'",
-            "token.pin-file: must be the absolute path of a file",
-        ),
-        (
-            "pin-file = 87654321",
-            "token.pin-file: must be a string in quotes, not a number",
-        ),
-        (
-            "pin-credential = '8765 4321/'",
-            "token.pin-credential: must be the name of a systemd",
-        ),
+        ("pin-file = '87654321'", "token.pin-file: must be the absolute path of a file"),
+        ("pin-file = 87654321", "token.pin-file: must be a string in quotes, not a number"),
+        ("pin-credential = '8765 4321/'", "token.pin-credential: must be the name of a systemd"),
         ("pin-file = '87654321", "not valid TOML"),
         ("pin-file = 87654321 87654321", "not valid TOML"),
         ("pin-file = 87654321x", "not valid TOML"),
@@ -548,10 +339,7 @@ fn a_pin_in_the_wrong_place_is_refused_and_never_echoed() {
     }
     let uri = "[token]\nmodule = '/m'\nuri = 'pkcs11:token=a?pin-value=87654321'\n";
     let error = load(&format!("{uri}{PIN_FILE}"), &[], &[]).unwrap_err();
-    assert!(
-        error.contains("line 3: token.uri: must not hold \"pin-value\""),
-        "{error}"
-    );
+    assert!(error.contains("line 3: token.uri: must not hold \"pin-value\""), "{error}");
     assert!(!error.contains("8765"), "{error}");
     for name in ["TOKEN__PIN", "TOKEN__PIN_VALUE", "PIN", "TOKEN_PIN"] {
         let name = format!("P11_KMS_{name}");
@@ -559,10 +347,7 @@ fn a_pin_in_the_wrong_place_is_refused_and_never_echoed() {
         assert!(error.contains(&name) && !error.contains("8765"), "{error}");
     }
     let error = load(LEAST, &[], &[("token.pin", "87654321")]).unwrap_err();
-    assert!(
-        error.contains("command line: token.pin: a PIN never"),
-        "{error}"
-    );
+    assert!(error.contains("command line: token.pin: a PIN never"), "{error}");
     assert!(!error.contains("8765"), "{error}");
 }
 
@@ -578,25 +363,14 @@ fn a_profile_from_a_file_is_named_in_its_errors() {
     assert_eq!((profile.workers, profile.sessions), (4, 2));
 
     let error = error(&format!("{more}require-fips = true"));
-    assert!(
-        error.contains("line 7: token.require-fips: method of profile"),
-        "{error}"
-    );
+    assert!(error.contains("line 7: token.require-fips: method of profile"), "{error}");
     fs::write(path, "\nworkers = 'x'\nmetod = 'ecb'\n").unwrap();
     let error = with(&format!("profile = '{path}'")).unwrap_err();
-    assert!(
-        error.contains(&format!("{path}, line 2: workers: must be a number")),
-        "{error}"
-    );
-    assert!(error.contains(&format!(
-        "{path}, line 3: metod: unknown key; did you mean method?"
-    )));
+    assert!(error.contains(&format!("{path}, line 2: workers: must be a number")), "{error}");
+    assert!(error.contains(&format!("{path}, line 3: metod: unknown key; did you mean method?")));
     fs::write(path, "workers = ").unwrap();
     let error = with(&format!("profile = '{path}'")).unwrap_err();
-    assert!(
-        error.contains(&format!("token.profile: {path}, line 1: not valid TOML")),
-        "{error}"
-    );
+    assert!(error.contains(&format!("token.profile: {path}, line 1: not valid TOML")), "{error}");
 }
 
 #[test]
@@ -605,10 +379,7 @@ fn a_file_is_read_or_named() {
     let path = directory.path().join("config.toml");
     let load = || Config::load(&path, std::iter::empty(), &[]).map_err(|error| error.to_string());
     let error = load().unwrap_err();
-    assert!(error.starts_with(&format!(
-        "{}: cannot read the configuration: No",
-        path.display()
-    )));
+    assert!(error.starts_with(&format!("{}: cannot read the configuration: No", path.display())));
     assert!(error.contains("--config"), "{error}");
     fs::write(&path, format!("{LEAST}{PIN_FILE}")).unwrap();
     assert!(load().is_ok());

@@ -10,11 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Everything but the unreserved characters of RFC 3986 is written as %XX.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Names one token by what it says of itself in `CK_TOKEN_INFO`, and by its
 /// slot. Every attribute that is set must fit.
@@ -101,9 +97,7 @@ impl TokenUri {
         slot_id: u64,
     ) -> bool {
         let fits = |wanted: &Option<String>, found: &str| {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| unpadded(wanted) == unpadded(found))
+            wanted.as_deref().is_none_or(|wanted| unpadded(wanted) == unpadded(found))
         };
         fits(&self.token, label)
             && fits(&self.serial, serial)
@@ -126,14 +120,10 @@ impl FromStr for TokenUri {
         if !scheme.eq_ignore_ascii_case("pkcs11") {
             return Err(UriError::Scheme);
         }
-        let (path, query) = rest
-            .split_once('?')
-            .map_or((rest, None), |(p, q)| (p, Some(q)));
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
         let attributes = || {
             let query = query.into_iter().flat_map(|query| query.split('&'));
-            path.split(';')
-                .chain(query)
-                .filter(|attribute| !attribute.is_empty())
+            path.split(';').chain(query).filter(|attribute| !attribute.is_empty())
         };
         // First of all, so that no other error can be about a PIN.
         attributes().try_for_each(|attribute| refuse_foreign(name_of(attribute)))?;
@@ -145,11 +135,7 @@ impl FromStr for TokenUri {
         for attribute in attributes() {
             uri.add(attribute)?;
         }
-        if uri == Self::default() {
-            Err(UriError::Empty)
-        } else {
-            Ok(uri)
-        }
+        if uri == Self::default() { Err(UriError::Empty) } else { Ok(uri) }
     }
 }
 
@@ -194,9 +180,7 @@ impl TokenUri {
 }
 
 fn name_of(attribute: &str) -> &str {
-    attribute
-        .split_once('=')
-        .map_or(attribute, |(name, _)| name)
+    attribute.split_once('=').map_or(attribute, |(name, _)| name)
 }
 
 /// An attribute's name for an error, short enough for a line.
@@ -238,9 +222,7 @@ fn decoded(name: &'static str, value: &str) -> Result<String, UriError> {
             }
         }
     }
-    let text = percent_decode_str(value)
-        .decode_utf8()
-        .map_err(|_| UriError::Utf8(name))?;
+    let text = percent_decode_str(value).decode_utf8().map_err(|_| UriError::Utf8(name))?;
     Ok(text.into_owned())
 }
 
@@ -256,11 +238,7 @@ impl fmt::Display for TokenUri {
         let mut separator = "";
         for (name, value) in texts {
             if let Some(value) = value {
-                write!(
-                    f,
-                    "{separator}{name}={}",
-                    utf8_percent_encode(value, ENCODED)
-                )?;
+                write!(f, "{separator}{name}={}", utf8_percent_encode(value, ENCODED))?;
                 separator = ";";
             }
         }
@@ -309,10 +287,7 @@ mod tests {
             "pkcs11:pin-value=87654321;pin-value=87654321",
         ] {
             let error = error(text);
-            assert!(
-                error.contains("token.pin-file") && error.contains("\"pin-"),
-                "{error}"
-            );
+            assert!(error.contains("token.pin-file") && error.contains("\"pin-"), "{error}");
             assert!(!error.contains("8765"), "{error}");
         }
     }
@@ -321,10 +296,7 @@ mod tests {
     fn what_belongs_elsewhere_is_refused_with_the_place() {
         for name in ["module-path", "module-name"] {
             let error = error(&format!("pkcs11:token=a?{name}=/x.so"));
-            assert!(
-                error.contains("token.module") && error.contains(name),
-                "{error}"
-            );
+            assert!(error.contains("token.module") && error.contains(name), "{error}");
         }
         assert!(error("pkcs11:token=a;object=kek").contains("keyring.label"));
         assert!(error("pkcs11:token=a;slot-description=b").contains("\"slot-description\""));
@@ -336,10 +308,7 @@ mod tests {
     #[test]
     fn malformed_text_is_refused() {
         for text in ["", "token=a", "pkcs12:token=a", "p:"] {
-            assert!(
-                error(text).contains("must begin with \"pkcs11:\""),
-                "{text}"
-            );
+            assert!(error(text).contains("must begin with \"pkcs11:\""), "{text}");
         }
         for text in ["pkcs11:", "pkcs11:;;"] {
             assert!(error(text).contains("names no token"), "{text}");
@@ -349,12 +318,7 @@ mod tests {
         assert!(error("pkcs11:token=%20%20").contains("\"token\" is empty"));
         assert!(error("pkcs11:token=a;token=a").contains("\"token\" is there twice"));
         assert!(error("pkcs11:slot-id=1;slot-id=1").contains("\"slot-id\" is there twice"));
-        for text in [
-            "pkcs11:token=%",
-            "pkcs11:token=%2",
-            "pkcs11:token=%2g",
-            "pkcs11:token=%é0",
-        ] {
+        for text in ["pkcs11:token=%", "pkcs11:token=%2", "pkcs11:token=%2g", "pkcs11:token=%é0"] {
             assert!(error(text).contains("write % itself as %25"), "{text}");
         }
         assert!(error("pkcs11:token=%ff").contains("not UTF-8"));
@@ -365,10 +329,7 @@ mod tests {
         }
         assert!(error("pkcs11:slot-id=18446744073709551616").contains("decimal number"));
         let long = error(&format!("pkcs11:serial={}", "1".repeat(17)));
-        assert!(
-            long.contains("\"serial\" has 17 bytes, and a token has room for 16"),
-            "{long}"
-        );
+        assert!(long.contains("\"serial\" has 17 bytes, and a token has room for 16"), "{long}");
     }
 
     #[test]

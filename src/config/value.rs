@@ -36,12 +36,9 @@ impl Value {
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
                 .map_or(Self::Other("a number too large"), Self::Integer),
             DeValue::Boolean(value) => Self::Boolean(*value),
-            DeValue::Array(items) => Self::List(
-                items
-                    .iter()
-                    .map(|item| Self::from_toml(item.get_ref()))
-                    .collect(),
-            ),
+            DeValue::Array(items) => {
+                Self::List(items.iter().map(|item| Self::from_toml(item.get_ref())).collect())
+            }
             DeValue::Float(_) => Self::Other("a number with a fraction"),
             DeValue::Datetime(_) => Self::Other("a date"),
             DeValue::Table(_) => Self::Other("a table"),
@@ -114,16 +111,9 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u6
                 .ok_or_else(|| format!("must be a number, not {}", quoted(word)))?,
             other => return Err(other.wrong_kind("a number, without quotes")),
         };
-        u64::try_from(number)
-            .ok()
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                format!(
-                    "must be from {} to {}, not {number}",
-                    range.start(),
-                    range.end()
-                )
-            })
+        u64::try_from(number).ok().filter(|number| range.contains(number)).ok_or_else(|| {
+            format!("must be from {} to {}, not {number}", range.start(), range.end())
+        })
     }
 }
 
@@ -156,10 +146,9 @@ pub(super) fn list<T>(
     move |value| match value {
         Value::List(items) => items.iter().map(&read).collect(),
         Value::Words(words) if words.trim().is_empty() => Ok(Vec::new()),
-        Value::Words(words) => words
-            .split(',')
-            .map(|word| read(&Value::Words(word.trim().into())))
-            .collect(),
+        Value::Words(words) => {
+            words.split(',').map(|word| read(&Value::Words(word.trim().into()))).collect()
+        }
         other => Err(other.wrong_kind("a list in brackets, such as [0]")),
     }
 }
@@ -200,21 +189,13 @@ pub(super) fn choice<T: Copy>(
 ) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = text(value)?;
-        words
-            .iter()
-            .find(|(word, _)| *word == given)
-            .map(|(_, meaning)| *meaning)
-            .ok_or_else(|| {
-                let known: Vec<String> = words
-                    .iter()
-                    .map(|(word, _)| format!("\"{word}\""))
-                    .collect();
-                format!(
-                    "must be one of {}, not {}",
-                    known.join(", "),
-                    quoted(&given)
-                )
-            })
+        words.iter().find(|(word, _)| *word == given).map(|(_, meaning)| *meaning).ok_or_else(
+            || {
+                let known: Vec<String> =
+                    words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+                format!("must be one of {}, not {}", known.join(", "), quoted(&given))
+            },
+        )
     }
 }
 
@@ -222,10 +203,7 @@ pub(super) fn choice<T: Copy>(
 pub(super) fn absolute_path(value: &Value) -> Result<PathBuf, String> {
     let text = plain_text(value)?;
     if !text.starts_with('/') {
-        return Err(format!(
-            "must be an absolute path that starts with /, not {}",
-            quoted(&text)
-        ));
+        return Err(format!("must be an absolute path that starts with /, not {}", quoted(&text)));
     }
     Ok(PathBuf::from(text))
 }
@@ -241,16 +219,10 @@ mod tests {
     #[test]
     fn words_are_read_as_the_key_wants() {
         assert_eq!(boolean(&words("true")), Ok(true));
-        assert_eq!(
-            boolean(&words("yes")),
-            Err("must be true or false, not \"yes\"".into())
-        );
+        assert_eq!(boolean(&words("yes")), Err("must be true or false, not \"yes\"".into()));
         assert_eq!(number(0..=u64::MAX)(&words("0x8000210A")), Ok(0x8000_210A));
         assert_eq!(number(0..=u64::MAX)(&words("0o17")), Ok(15));
-        assert_eq!(
-            number(1..=9)(&words("ten")),
-            Err("must be a number, not \"ten\"".into())
-        );
+        assert_eq!(number(1..=9)(&words("ten")), Err("must be a number, not \"ten\"".into()));
         assert_eq!(list(number(0..=9))(&words("1, 2")), Ok(vec![1, 2]));
         assert_eq!(list(number(0..=9))(&words("")), Ok(vec![]));
         let error = list(number(0..=9))(&words("1,x")).unwrap_err();
@@ -260,49 +232,28 @@ mod tests {
     #[test]
     fn a_wrong_kind_is_named_and_not_echoed() {
         let number_value = Value::Integer(12_345_678);
-        assert_eq!(
-            text(&number_value),
-            Err("must be a string in quotes, not a number".into())
-        );
+        assert_eq!(text(&number_value), Err("must be a string in quotes, not a number".into()));
         let error = boolean(&Value::Text("true".into())).unwrap_err();
         assert_eq!(error, "must be true or false, without quotes, not a string");
         let error = number(0..=9)(&Value::Text("5".into())).unwrap_err();
         assert_eq!(error, "must be a number, without quotes, not a string");
         let error = list(boolean)(&Value::Boolean(true)).unwrap_err();
-        assert_eq!(
-            error,
-            "must be a list in brackets, such as [0], not true or false"
-        );
+        assert_eq!(error, "must be a list in brackets, such as [0], not true or false");
     }
 
     #[test]
     fn limits_are_named() {
-        assert_eq!(
-            number(1..=16)(&Value::Integer(17)),
-            Err("must be from 1 to 16, not 17".into())
-        );
-        assert_eq!(
-            number(1..=16)(&Value::Integer(-1)),
-            Err("must be from 1 to 16, not -1".into())
-        );
+        assert_eq!(number(1..=16)(&Value::Integer(17)), Err("must be from 1 to 16, not 17".into()));
+        assert_eq!(number(1..=16)(&Value::Integer(-1)), Err("must be from 1 to 16, not -1".into()));
         let read = duration(Duration::from_secs(1), Duration::from_secs(3600));
-        assert_eq!(
-            read(&Value::Text("90s".into())),
-            Ok(Duration::from_secs(90))
-        );
+        assert_eq!(read(&Value::Text("90s".into())), Ok(Duration::from_secs(90)));
         let error = read(&Value::Text("2h".into())).unwrap_err();
         assert_eq!(error, "must be from 1s to 1h, not 2h");
         let error = read(&Value::Integer(10)).unwrap_err();
         assert_eq!(error, "needs a unit and quotes, such as \"10s\"");
         let error = read(&Value::Text("10".into())).unwrap_err();
-        assert!(
-            error.starts_with("\"10\" is not a length of time"),
-            "{error}"
-        );
-        assert!(
-            error.ends_with("write one such as \"10s\" or \"500ms\""),
-            "{error}"
-        );
+        assert!(error.starts_with("\"10\" is not a length of time"), "{error}");
+        assert!(error.ends_with("write one such as \"10s\" or \"500ms\""), "{error}");
     }
 
     #[test]

@@ -126,13 +126,7 @@ impl Policy {
     /// # Errors
     /// [`Refused`] with every attribute that is wrong.
     pub fn judge(self, key: FoundKey) -> Result<Kek, Refused> {
-        let FoundKey {
-            label,
-            generation,
-            attributes,
-            fingerprint,
-            ..
-        } = key;
+        let FoundKey { label, generation, attributes, fingerprint, .. } = key;
         let weaknesses = weaknesses(&attributes);
         let mut reasons = self.hindrances(&attributes);
         if !self.allow_weak {
@@ -141,30 +135,15 @@ impl Policy {
         match fingerprint {
             Ok(fingerprint) if reasons.is_empty() => {
                 let key_id = KeyId::new(generation, 0, &fingerprint);
-                Ok(Kek {
-                    generation,
-                    label,
-                    fingerprint,
-                    key_id,
-                    attributes,
-                    weaknesses,
-                })
+                Ok(Kek { generation, label, fingerprint, key_id, attributes, weaknesses })
             }
-            Ok(_) => Err(Refused {
-                label,
-                generation,
-                reasons,
-            }),
+            Ok(_) => Err(Refused { label, generation, reasons }),
             Err(failure) => {
                 // A missing right explains the failure better than its code does.
                 if reasons.is_empty() {
                     reasons.push(format!("it does not wrap: {failure}"));
                 }
-                Err(Refused {
-                    label,
-                    generation,
-                    reasons,
-                })
+                Err(Refused { label, generation, reasons })
             }
         }
     }
@@ -176,14 +155,10 @@ impl Policy {
             reasons.push(format!("it is AES-{}, and must be AES-256", len * 8));
         }
         let rights = match self.method {
-            Method::Object => [
-                ("CKA_WRAP", attributes.wrap),
-                ("CKA_UNWRAP", attributes.unwrap),
-            ],
-            Method::Encrypt | Method::Ecb => [
-                ("CKA_ENCRYPT", attributes.encrypt),
-                ("CKA_DECRYPT", attributes.decrypt),
-            ],
+            Method::Object => [("CKA_WRAP", attributes.wrap), ("CKA_UNWRAP", attributes.unwrap)],
+            Method::Encrypt | Method::Ecb => {
+                [("CKA_ENCRYPT", attributes.encrypt), ("CKA_DECRYPT", attributes.decrypt)]
+            }
         };
         for (name, right) in rights {
             if right == Some(false) {
@@ -224,10 +199,7 @@ pub(super) mod tests {
     use super::*;
     use crate::token::protocol::{Class, Failure};
 
-    pub(crate) const POLICY: Policy = Policy {
-        method: Method::Object,
-        allow_weak: false,
-    };
+    pub(crate) const POLICY: Policy = Policy { method: Method::Object, allow_weak: false };
 
     pub(crate) fn good_key(number: u32, fill: u8) -> FoundKey {
         let generation = Generation::new(number);
@@ -264,10 +236,7 @@ pub(super) mod tests {
         // Computed with: printf 'p11-kms key_id v1\0\0\0\0\1\0\0\0\0' + 40 bytes 0x07 | sha256sum.
         // If this test fails, every cluster would see a rotation that was none.
         let id = KeyId::new(Generation::new(1), 0, &Fingerprint::new([7; 40]));
-        assert_eq!(
-            id.as_str(),
-            "dec1d0b25edd94e6f539a46483d5c0599470a2b601fa2865ae68516361728a65"
-        );
+        assert_eq!(id.as_str(), "dec1d0b25edd94e6f539a46483d5c0599470a2b601fa2865ae68516361728a65");
         assert!(id.as_metrics_label().starts_with("sha256:"));
         assert_eq!(id.as_metrics_label().len(), 7 + 64);
     }
@@ -275,11 +244,7 @@ pub(super) mod tests {
     #[test]
     fn generation_epoch_and_material_all_change_the_key_id() {
         let id = |generation, epoch, fill| {
-            KeyId::new(
-                Generation::new(generation),
-                epoch,
-                &Fingerprint::new([fill; 40]),
-            )
+            KeyId::new(Generation::new(generation), epoch, &Fingerprint::new([fill; 40]))
         };
         let ids = [id(1, 0, 7), id(2, 0, 7), id(1, 1, 7), id(1, 0, 8)];
         for (index, one) in ids.iter().enumerate() {
@@ -291,20 +256,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_good_key_is_taken() {
-        assert_eq!(
-            POLICY.judge(good_key(1, 1)).unwrap().weaknesses,
-            Vec::<String>::new()
-        );
+        assert_eq!(POLICY.judge(good_key(1, 1)).unwrap().weaknesses, Vec::<String>::new());
     }
 
     #[test]
     fn a_bad_key_is_refused_by_name_with_the_attribute() {
         let message = refused(|key| key.attributes.extractable = Some(true));
         assert!(message.contains("k8s-kek-0001"), "{message}");
-        assert!(
-            message.contains("CKA_EXTRACTABLE is true, and must be false"),
-            "{message}"
-        );
+        assert!(message.contains("CKA_EXTRACTABLE is true, and must be false"), "{message}");
 
         let message = refused(|key| key.attributes.value_len = Some(16));
         assert!(message.contains("AES-128"), "{message}");
@@ -313,16 +272,10 @@ pub(super) mod tests {
         assert!(message.contains("CKA_WRAP is false"), "{message}");
 
         let message = refused(|key| key.attributes.sensitive = None);
-        assert!(
-            message.contains("CKA_SENSITIVE is not told by the token"),
-            "{message}"
-        );
+        assert!(message.contains("CKA_SENSITIVE is not told by the token"), "{message}");
 
         let message = refused(|key| key.attributes.never_extractable = Some(false));
-        assert!(
-            message.contains("CKA_NEVER_EXTRACTABLE is false"),
-            "{message}"
-        );
+        assert!(message.contains("CKA_NEVER_EXTRACTABLE is false"), "{message}");
 
         let message = refused(|key| {
             key.fingerprint = Err(Failure::new(Class::Refused, "C_WrapKey answered CKR_X"));
@@ -332,10 +285,7 @@ pub(super) mod tests {
 
     #[test]
     fn allow_weak_allows_what_is_weak_but_not_what_is_useless() {
-        let policy = Policy {
-            allow_weak: true,
-            ..POLICY
-        };
+        let policy = Policy { allow_weak: true, ..POLICY };
         let mut key = good_key(1, 1);
         key.attributes.extractable = Some(true);
         assert_eq!(policy.judge(key.clone()).unwrap().weaknesses.len(), 1);

@@ -85,10 +85,7 @@ impl Keyring {
     /// What the last look showed.
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
-        self.ring
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The KEK that is written with.
@@ -104,9 +101,7 @@ impl Keyring {
             return Err(token::Error::Unavailable(why).into());
         }
         let ring = self.ring();
-        ring.active()
-            .cloned()
-            .ok_or_else(|| Error::NoActiveKek(ring.why_none(&self.label)))
+        ring.active().cloned().ok_or_else(|| Error::NoActiveKek(ring.why_none(&self.label)))
     }
 
     /// Wraps a seed under the active KEK.
@@ -116,15 +111,8 @@ impl Keyring {
     pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
         let kek = self.active()?;
         let algorithm = Algorithm::for_len(seed.len());
-        let blob = self
-            .token
-            .wrap(&kek.fingerprint, algorithm, seed, time)
-            .await?;
-        Ok(Wrapped {
-            blob,
-            algorithm,
-            kek,
-        })
+        let blob = self.token.wrap(&kek.fingerprint, algorithm, seed, time).await?;
+        Ok(Wrapped { blob, algorithm, kek })
     }
 
     /// Finds the KEK that a key_id names, with a fresh look if it is not known:
@@ -141,9 +129,7 @@ impl Keyring {
             Err(_) => return Err(token::Error::Deadline.into()),
         }
         let ring = self.ring();
-        ring.get(key_id)
-            .cloned()
-            .ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
+        ring.get(key_id).cloned().ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
     }
 
     /// Unwraps a blob under that KEK.
@@ -157,10 +143,7 @@ impl Keyring {
         blob: &[u8],
         time: Duration,
     ) -> Result<Seed, Error> {
-        let unwrapped = self
-            .token
-            .unwrap(&kek.fingerprint, algorithm, blob, time)
-            .await;
+        let unwrapped = self.token.unwrap(&kek.fingerprint, algorithm, blob, time).await;
         unwrapped.map_err(|error| match error {
             token::Error::Failed(failure) if failure.class == Class::UnknownKek => {
                 Error::UnknownKeyId(kek.key_id.to_string())
@@ -204,12 +187,13 @@ impl Keyring {
             return Err(token::Error::Unavailable("the token is starting".to_owned()).into());
         };
         let allow_weak = self.allow_weak.load(Ordering::Relaxed);
-        let policy = Policy {
-            method: report.kw,
-            allow_weak,
-        };
+        let policy = Policy { method: report.kw, allow_weak };
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         let next = Arc::new(ring.seen(found, policy));
+        if ring.active().is_some() && next.active().is_none() {
+            // Deleted, or out of the module's sight? A new worker knows.
+            self.token.renew();
+        }
         if next != *ring {
             self.tell(&ring, &next);
             *ring = next;

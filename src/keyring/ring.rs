@@ -47,18 +47,11 @@ impl Ring {
             .chain(&self.vanished)
             .find(|last| {
                 !keks.contains_key(&last.key_id)
-                    && best
-                        .as_ref()
-                        .is_none_or(|best| best.generation <= last.generation)
+                    && best.as_ref().is_none_or(|best| best.generation <= last.generation)
             })
             .cloned();
         let active = if vanished.is_some() { None } else { best };
-        Self {
-            keks,
-            active,
-            refused,
-            vanished,
-        }
+        Self { keks, active, refused, vanished }
     }
 
     /// The KEK that is written with.
@@ -91,9 +84,11 @@ impl Ring {
     #[must_use]
     pub fn why_none(&self, label: &str) -> String {
         if let Some(kek) = &self.vanished {
+            let above = kek.generation.next().map_or_else(String::new, |next| next.to_string());
             return format!(
                 "the active KEK \"{}\" (generation {}) is no longer on the token. Nothing is written \
-                 under an older one: bring it back, or make a new one with `p11-kms key generate`",
+                 under an older one: bring it back, or make a new one with \
+                 `p11-kms key generate --generation {above}`",
                 kek.label, kek.generation
             );
         }
@@ -128,10 +123,7 @@ mod tests {
 
     #[test]
     fn of_two_with_one_generation_the_lower_fingerprint_is_active_on_every_node() {
-        for keys in [
-            [good_key(1, 5), good_key(1, 4)],
-            [good_key(1, 4), good_key(1, 5)],
-        ] {
+        for keys in [[good_key(1, 5), good_key(1, 4)], [good_key(1, 4), good_key(1, 5)]] {
             let ring = ring(keys.to_vec());
             assert_eq!(ring.active().unwrap().fingerprint.as_bytes(), &[4; 40]);
             assert_eq!(ring.keks().len(), 2, "both decrypt");
@@ -150,17 +142,10 @@ mod tests {
         let after = before.seen(vec![good_key(1, 1)], POLICY);
         assert_eq!(active_generation(&after), None);
         assert!(after.why_none("k8s-kek").contains("k8s-kek-0002"));
-        assert!(
-            after.get(before.keks()[0].key_id.as_str()).is_some(),
-            "the old one decrypts"
-        );
+        assert!(after.get(before.keks()[0].key_id.as_str()).is_some(), "the old one decrypts");
 
         let still = after.seen(vec![good_key(1, 1)], POLICY);
-        assert_eq!(
-            active_generation(&still),
-            None,
-            "not after a second look either"
-        );
+        assert_eq!(active_generation(&still), None, "not after a second look either");
 
         let back = still.seen(vec![good_key(1, 1), good_key(2, 2)], POLICY);
         assert_eq!(active_generation(&back), Some(2));
@@ -182,10 +167,6 @@ mod tests {
         bad.attributes.extractable = Some(true);
         let ring = ring(vec![bad]);
         assert!(ring.why_none("k8s-kek").contains("CKA_EXTRACTABLE"));
-        assert!(
-            self::ring(vec![])
-                .why_none("k8s-kek")
-                .contains("p11-kms key generate")
-        );
+        assert!(self::ring(vec![]).why_none("k8s-kek").contains("p11-kms key generate"));
     }
 }

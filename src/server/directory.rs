@@ -72,10 +72,7 @@ pub(super) fn prepare(path: &Path) -> Result<Place, SocketError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = open(directory, flags, Mode::empty())
         .map_err(|errno| failed("open", directory, errno.into()))?;
-    Ok(Place {
-        directory: opened,
-        name,
-    })
+    Ok(Place { directory: opened, name })
 }
 
 fn split(path: &Path) -> Result<(&Path, OsString), SocketError> {
@@ -93,9 +90,7 @@ fn split(path: &Path) -> Result<(&Path, OsString), SocketError> {
         && path.components().all(|part| part != Component::ParentDir);
     match (plain, path.parent(), path.file_name()) {
         (true, Some(directory), Some(name)) => Ok((directory, name.to_owned())),
-        _ => Err(SocketError::NotPlain {
-            path: path.to_owned(),
-        }),
+        _ => Err(SocketError::NotPlain { path: path.to_owned() }),
     }
 }
 
@@ -110,9 +105,7 @@ fn look(socket: &Path, directory: &Path, us: u32) -> Result<Found, SocketError> 
                 return if last {
                     Ok(Found::CanBeMade)
                 } else {
-                    Err(SocketError::Missing {
-                        path: step.to_owned(),
-                    })
+                    Err(SocketError::Missing { path: step.to_owned() })
                 };
             }
             Err(error) => return Err(failed("look at", step, error)),
@@ -130,10 +123,7 @@ fn judge(
 ) -> Result<(), SocketError> {
     let path = step.to_owned();
     if metadata.is_symlink() {
-        return Err(SocketError::Link {
-            link: path,
-            instead: real_path(socket, step),
-        });
+        return Err(SocketError::Link { link: path, instead: real_path(socket, step) });
     }
     if !metadata.is_dir() {
         return Err(SocketError::NotADirectory { path });
@@ -161,9 +151,7 @@ fn real_path(socket: &Path, link: &Path) -> PathBuf {
     let rest = socket.strip_prefix(link).unwrap_or(socket);
     let mut known = link.to_owned();
     let mut tail = rest.components();
-    let mut real = fs::canonicalize(link)
-        .or_else(|_| fs::read_link(link))
-        .unwrap_or_default();
+    let mut real = fs::canonicalize(link).or_else(|_| fs::read_link(link)).unwrap_or_default();
     // The part that exists may hold links of its own; the rest is taken as it is.
     for part in tail.by_ref() {
         known.push(part);
@@ -180,11 +168,7 @@ fn real_path(socket: &Path, link: &Path) -> PathBuf {
 }
 
 pub(super) fn failed(doing: &'static str, path: &Path, source: io::Error) -> SocketError {
-    SocketError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+    SocketError::Io { doing, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -237,13 +221,8 @@ mod tests {
             let temp = temp();
             let open = temp.path().join("open");
             make(&open, mode);
-            let error = check_directory(&open.join("kms.sock"))
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.ends_with(&format!("chmod go-w {}", open.display())),
-                "{error}"
-            );
+            let error = check_directory(&open.join("kms.sock")).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("chmod go-w {}", open.display())), "{error}");
 
             // One further up is as bad.
             make(&open.join("private"), 0o700);
@@ -261,10 +240,7 @@ mod tests {
         let shared = temp.path().join("shared");
         make(&shared, 0o1777);
         let error = check_directory(&shared.join("kms.sock")).unwrap_err();
-        assert!(
-            matches!(error, SocketError::Shared { mode: 0o1777, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, SocketError::Shared { mode: 0o1777, .. }), "{error}");
         check_directory(&shared.join("p11-kms/kms.sock")).unwrap();
     }
 
@@ -277,10 +253,7 @@ mod tests {
         judge(&path, temp.path(), &metadata, true, us).unwrap();
         if us != 0 {
             let error = judge(&path, temp.path(), &metadata, true, us + 1).unwrap_err();
-            assert!(
-                matches!(error, SocketError::Owner { owner, .. } if owner == us),
-                "{error}"
-            );
+            assert!(matches!(error, SocketError::Owner { owner, .. } if owner == us), "{error}");
             return;
         }
         let theirs = temp.path().join("theirs");
@@ -288,17 +261,7 @@ mod tests {
         std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
         for path in ["kms.sock", "below/kms.sock"] {
             let error = check_directory(&theirs.join(path)).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    SocketError::Owner {
-                        owner: 12345,
-                        us: 0,
-                        ..
-                    }
-                ),
-                "{error}"
-            );
+            assert!(matches!(error, SocketError::Owner { owner: 12345, us: 0, .. }), "{error}");
         }
     }
 
@@ -312,24 +275,13 @@ mod tests {
         symlink("../elsewhere", real.join("run/second")).unwrap();
         for (asked, link, instead) in [
             ("var-run/kms.sock", "var-run", "run/kms.sock"),
-            (
-                "var-run/not/yet/kms.sock",
-                "var-run",
-                "run/not/yet/kms.sock",
-            ),
+            ("var-run/not/yet/kms.sock", "var-run", "run/not/yet/kms.sock"),
             ("var-run/second/kms.sock", "var-run", "elsewhere/kms.sock"),
             ("run/second/kms.sock", "run/second", "elsewhere/kms.sock"),
         ] {
             match check_directory(&real.join(asked)).unwrap_err() {
-                SocketError::Link {
-                    link: found,
-                    instead: told,
-                } => {
-                    assert_eq!(
-                        (found, told),
-                        (real.join(link), real.join(instead)),
-                        "{asked}"
-                    );
+                SocketError::Link { link: found, instead: told } => {
+                    assert_eq!((found, told), (real.join(link), real.join(instead)), "{asked}");
                 }
                 other => panic!("{asked}: {other}"),
             }
@@ -341,28 +293,16 @@ mod tests {
         let temp = temp();
         fs::write(temp.path().join("file"), "").unwrap();
         let error = check_directory(&temp.path().join("file/kms.sock")).unwrap_err();
-        assert!(
-            matches!(error, SocketError::NotADirectory { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, SocketError::NotADirectory { .. }), "{error}");
     }
 
     #[test]
     fn paths_that_are_none_are_refused() {
-        for path in [
-            "kms.sock",
-            "",
-            "/",
-            "/run/../etc/kms.sock",
-            "/run/..",
-            "/run/p11-kms/",
-            "/run/\0/a",
-        ] {
+        for path in
+            ["kms.sock", "", "/", "/run/../etc/kms.sock", "/run/..", "/run/p11-kms/", "/run/\0/a"]
+        {
             let error = check_directory(Path::new(path)).unwrap_err();
-            assert!(
-                matches!(error, SocketError::NotPlain { .. }),
-                "{path:?}: {error}"
-            );
+            assert!(matches!(error, SocketError::NotPlain { .. }), "{path:?}: {error}");
         }
     }
 
@@ -375,16 +315,6 @@ mod tests {
         };
         check_directory(&name(107)).unwrap();
         let error = check_directory(&name(108)).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                SocketError::TooLong {
-                    length: 108,
-                    limit: 107,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, SocketError::TooLong { length: 108, limit: 107, .. }), "{error}");
     }
 }

@@ -90,10 +90,7 @@ pub enum SocketError {
     },
 
     /// Not absolute, no file name, or with `..` in it.
-    #[error(
-        "{:?} is no path for a socket: it must begin with / and hold no ..",
-        path
-    )]
+    #[error("{:?} is no path for a socket: it must begin with / and hold no ..", path)]
     NotPlain {
         /// The path as it was given.
         path: PathBuf,

@@ -18,10 +18,7 @@ pub(super) struct Flood {
 impl Flood {
     /// Whether to log this event now: then how many went unsaid before it.
     pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self
-            .last
-            .is_some_and(|last| now.duration_since(last) < QUIET)
-        {
+        if self.last.is_some_and(|last| now.duration_since(last) < QUIET) {
             self.unsaid = self.unsaid.saturating_add(1);
             return None;
         }
@@ -31,9 +28,7 @@ impl Flood {
 
     /// What is still unsaid once the time is over, so that the end of a flood is told too.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<u64> {
-        let over = self
-            .last
-            .is_some_and(|last| now.duration_since(last) >= QUIET);
+        let over = self.last.is_some_and(|last| now.duration_since(last) >= QUIET);
         if !over || self.unsaid == 0 {
             return None;
         }

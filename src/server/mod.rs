@@ -138,9 +138,7 @@ where
         return Err(ServerError::NoAllowList);
     }
     let BoundSocket { mut file, listener } = socket;
-    listener
-        .set_nonblocking(true)
-        .map_err(ServerError::Listen)?;
+    listener.set_nonblocking(true).map_err(ServerError::Listen)?;
     let listener = UnixListener::from_std(listener).map_err(ServerError::Listen)?;
 
     let mut allow_changes = allow.changes();
@@ -264,16 +262,10 @@ where
             return;
         }
         tracing::debug!(uid, gid, pid, "connection accepted");
-        self.limits
-            .counters
-            .accepted
-            .fetch_add(1, Ordering::Relaxed);
+        self.limits.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.connections.spawn(connection::run(
             stream,
-            WithPeer {
-                service: self.service.clone(),
-                peer,
-            },
+            WithPeer { service: self.service.clone(), peer },
             self.protocol.clone(),
             self.limits.clone(),
             self.orders.subscribe(),
@@ -285,11 +277,7 @@ where
     fn allowed(&self) -> impl Fn(&Peer) -> bool + Send + 'static {
         let (allow, must_be_listed) = (self.allow.clone(), self.must_be_listed);
         move |peer| {
-            if must_be_listed {
-                allow.lists(peer)
-            } else {
-                allow.allows(peer)
-            }
+            if must_be_listed { allow.lists(peer) } else { allow.allows(peer) }
         }
     }
 
@@ -309,10 +297,7 @@ where
     /// How long to rest before the next accept. Without a rest a lack of file
     /// descriptors would make a loop that takes all of the processor.
     fn rest_after(&mut self, error: &io::Error, last: Duration) -> Duration {
-        if matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-        ) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
             return Duration::ZERO;
         }
         if let Some(unsaid) = self.floods.accept.admit(Instant::now()) {
@@ -345,9 +330,7 @@ where
         let all_gone = async { while self.connections.join_next().await.is_some() {} };
         let drained = match timeout(self.limits.drain_timeout, all_gone).await {
             Ok(()) => Drained::Complete,
-            Err(_) => Drained::Cut {
-                connections: self.connections.len(),
-            },
+            Err(_) => Drained::Cut { connections: self.connections.len() },
         };
         self.connections.shutdown().await;
         self.count_open();

@@ -53,9 +53,7 @@ impl AllowList {
     /// decides alone; on an abstract socket, which has none, nobody gets in.
     #[must_use]
     pub fn new(uids: Vec<u32>, gids: Vec<u32>) -> Self {
-        Self {
-            rules: watch::Sender::new(Rules { uids, gids }),
-        }
+        Self { rules: watch::Sender::new(Rules { uids, gids }) }
     }
 
     /// Puts another list in place, for all clones. The server looks again at every connection:

@@ -56,23 +56,17 @@ impl BoundSocket {
     /// Whether it has no file, and so no permissions: then only the peer's credentials decide.
     #[must_use]
     pub fn is_abstract(&self) -> bool {
-        self.listener
-            .local_addr()
-            .is_ok_and(|address| address.as_abstract_name().is_some())
+        self.listener.local_addr().is_ok_and(|address| address.as_abstract_name().is_some())
     }
 
     /// Where it listens, for the log; `None` if that has no name of either kind.
     #[must_use]
     pub fn endpoint(&self) -> Option<Endpoint> {
         let address = self.listener.local_addr().ok()?;
-        let path = address
-            .as_pathname()
-            .map(|path| Endpoint::Path(path.to_owned()));
+        let path = address.as_pathname().map(|path| Endpoint::Path(path.to_owned()));
         path.or_else(|| {
             let name = address.as_abstract_name()?;
-            Some(Endpoint::Abstract(
-                String::from_utf8_lossy(name).into_owned(),
-            ))
+            Some(Endpoint::Abstract(String::from_utf8_lossy(name).into_owned()))
         })
     }
 }
@@ -142,10 +136,7 @@ fn bind_path(path: &Path, options: &SocketOptions) -> Result<BoundSocket, Socket
     };
     // If this fails, dropping the file removes it.
     open_up(&file.place, &made, path, options)?;
-    Ok(BoundSocket {
-        file: Some(file),
-        listener,
-    })
+    Ok(BoundSocket { file: Some(file), listener })
 }
 
 /// Sets the owner, then the mode: the other way round a group that
@@ -158,14 +149,8 @@ fn open_up(
 ) -> Result<(), SocketError> {
     let (directory, name) = (&place.directory, place.name.as_os_str());
     // What is right already is left alone: chown may be forbidden altogether (the unit's filter).
-    let owner = options
-        .owner
-        .filter(|owner| *owner != made.st_uid)
-        .map(Uid::from_raw);
-    let group = options
-        .group
-        .filter(|group| *group != made.st_gid)
-        .map(Gid::from_raw);
+    let owner = options.owner.filter(|owner| *owner != made.st_uid).map(Uid::from_raw);
+    let group = options.group.filter(|group| *group != made.st_gid).map(Gid::from_raw);
     if owner.is_some() || group.is_some() {
         fchownat(directory, name, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|errno| failed("change the owner of", path, errno.into()))?;
@@ -192,17 +177,12 @@ fn bind_abstract(name: &str, options: &SocketOptions) -> Result<BoundSocket, Soc
     let listener = SocketAddr::from_abstract_name(name)
         .and_then(|address| UnixListener::bind_addr(&address))
         .map_err(|error| in_use_or(error, options, &shown))?;
-    Ok(BoundSocket {
-        file: None,
-        listener,
-    })
+    Ok(BoundSocket { file: None, listener })
 }
 
 fn in_use_or(error: io::Error, options: &SocketOptions, path: &Path) -> SocketError {
     if error.kind() == io::ErrorKind::AddrInUse {
-        return SocketError::AlreadyRunning {
-            endpoint: options.endpoint.clone(),
-        };
+        return SocketError::AlreadyRunning { endpoint: options.endpoint.clone() };
     }
     failed("listen on", path, error)
 }
@@ -221,9 +201,9 @@ fn take_lock(
         .map_err(|errno| failed("open the lock file", &shown, errno.into()))?;
     match Flock::lock(File::from(opened), FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(SocketError::AlreadyRunning {
-            endpoint: options.endpoint.clone(),
-        }),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            Err(SocketError::AlreadyRunning { endpoint: options.endpoint.clone() })
+        }
         Err((_, errno)) => Err(failed("lock", &shown, errno.into())),
     }
 }
@@ -237,10 +217,7 @@ fn remove_leftover(place: &Place, path: &Path, options: &SocketOptions) -> Resul
         Err(errno) => return Err(failed("look at", path, errno.into())),
     };
     if let Some(what) = other_than_socket(&found) {
-        return Err(SocketError::NotASocket {
-            path: path.to_owned(),
-            what,
-        });
+        return Err(SocketError::NotASocket { path: path.to_owned(), what });
     }
     match call(path) {
         Err(Errno::ECONNREFUSED) => {}
@@ -248,24 +225,15 @@ fn remove_leftover(place: &Place, path: &Path, options: &SocketOptions) -> Resul
         Err(Errno::ENOENT) => return Ok(()),
         // EAGAIN: its queue is full, so somebody listens. EPROTOTYPE: not a stream socket, but alive.
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
-            return Err(SocketError::AlreadyRunning {
-                endpoint: options.endpoint.clone(),
-            });
+            return Err(SocketError::AlreadyRunning { endpoint: options.endpoint.clone() });
         }
         Err(errno) => {
-            return Err(SocketError::Unclear {
-                path: path.to_owned(),
-                source: errno.into(),
-            });
+            return Err(SocketError::Unclear { path: path.to_owned(), source: errno.into() });
         }
     }
     tracing::info!(path = %path.display(), "removing a leftover socket on which nobody listens");
-    unlinkat(
-        &place.directory,
-        place.name.as_os_str(),
-        UnlinkatFlags::NoRemoveDir,
-    )
-    .map_err(|errno| failed("remove the leftover socket", path, errno.into()))
+    unlinkat(&place.directory, place.name.as_os_str(), UnlinkatFlags::NoRemoveDir)
+        .map_err(|errno| failed("remove the leftover socket", path, errno.into()))
 }
 
 /// Non-blocking: connect(2) waits for ever on a listener whose queue is full.
@@ -279,11 +247,7 @@ fn call(path: &Path) -> Result<(), Errno> {
 fn bind_closed(path: &Path) -> io::Result<UnixListener> {
     // The umask is the process's, so other threads would make files with ours meanwhile.
     // A thread that gave up sharing it (unshare(2)) has one of its own.
-    let apart = || {
-        unshare(CloneFlags::CLONE_FS)
-            .is_ok()
-            .then(|| bind_under_umask(path))
-    };
+    let apart = || unshare(CloneFlags::CLONE_FS).is_ok().then(|| bind_under_umask(path));
     let done = thread::scope(|scope| {
         let thread = thread::Builder::new().spawn_scoped(scope, apart).ok()?;
         thread.join().ok()?
@@ -304,11 +268,7 @@ fn bind_under_umask(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn status(place: &Place) -> Result<FileStat, Errno> {
-    fstatat(
-        &place.directory,
-        place.name.as_os_str(),
-        AtFlags::AT_SYMLINK_NOFOLLOW,
-    )
+    fstatat(&place.directory, place.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 fn identity(status: &FileStat) -> (u64, u64) {
@@ -355,13 +315,8 @@ pub fn from_systemd() -> Result<Option<BoundSocket>, SocketError> {
         .map_err(|error| wrong(error.to_string()))?
         .ok_or_else(|| wrong("the socket was already taken".to_owned()))?;
     match getsockopt(&listener, sockopt::AcceptConn) {
-        Ok(true) => Ok(Some(BoundSocket {
-            file: None,
-            listener,
-        })),
-        Ok(false) => Err(wrong(
-            "the socket that was passed does not listen".to_owned(),
-        )),
+        Ok(true) => Ok(Some(BoundSocket { file: None, listener })),
+        Ok(false) => Err(wrong("the socket that was passed does not listen".to_owned())),
         Err(errno) => Err(wrong(errno.to_string())),
     }
 }

@@ -49,10 +49,7 @@ fn abstract_socket(name: &str) -> (BoundSocket, SocketAddr) {
         owner: None,
         group: None,
     });
-    (
-        socket.unwrap(),
-        SocketAddr::from_abstract_name(name).unwrap(),
-    )
+    (socket.unwrap(), SocketAddr::from_abstract_name(name).unwrap())
 }
 
 fn connect_abstract(address: &SocketAddr) -> UnixStream {
@@ -83,13 +80,8 @@ async fn a_peer_that_is_not_listed_is_closed_at_once() {
 async fn an_abstract_socket_is_never_open_to_all() {
     let (socket, _) = abstract_socket("open");
     let nobody = AllowList::new(vec![], vec![]);
-    let result = start_on(socket, None, Limits::default(), nobody)
-        .result()
-        .await;
-    assert!(
-        matches!(result, Err(ServerError::NoAllowList)),
-        "{result:?}"
-    );
+    let result = start_on(socket, None, Limits::default(), nobody).result().await;
+    assert!(matches!(result, Err(ServerError::NoAllowList)), "{result:?}");
 
     let (socket, address) = abstract_socket("list");
     let allow = us();
@@ -118,11 +110,7 @@ async fn a_new_list_counts_for_open_connections_too() {
 
     allow.replace(vec![], vec![nix::unistd::getegid().as_raw()]);
     client.status().await;
-    assert_eq!(
-        count(&server.counters.accepted),
-        1,
-        "the gid is listed: the connection stays"
-    );
+    assert_eq!(count(&server.counters.accepted), 1, "the gid is listed: the connection stays");
 
     let raw = server.greeted().await;
     allow.replace(vec![geteuid().as_raw() + 1], vec![]);
@@ -132,10 +120,7 @@ async fn a_new_list_counts_for_open_connections_too() {
 
 #[tokio::test]
 async fn no_more_connections_than_the_limit() {
-    let limits = Limits {
-        connections: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, ..Limits::default() };
     let server = start(limits, us());
     let first = server.client().await;
     first.status().await;
@@ -160,10 +145,7 @@ async fn no_more_connections_than_the_limit() {
 
 #[tokio::test]
 async fn a_flood_of_connections_passes() {
-    let limits = Limits {
-        connections: 64,
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 64, ..Limits::default() };
     let server = start(limits, us());
     let early = server.client().await;
     early.status().await;
@@ -244,10 +226,7 @@ fn bind_at(path: &Path) -> Result<BoundSocket, SocketError> {
 
 #[tokio::test]
 async fn a_call_that_never_ends_is_cut() {
-    let limits = Limits {
-        drain_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { drain_timeout: Duration::from_millis(200), ..Limits::default() };
     let mut server = start(limits, us());
     let client = server.client().await;
     let idle = server.client().await;
@@ -269,9 +248,6 @@ async fn the_drain_does_not_wait_for_a_connection_that_never_spoke() {
     let server = start(limits, us());
     let silent = server.connect().await;
     eventually(|| count(&server.counters.accepted) == 1).await;
-    assert_eq!(
-        timeout(PATIENCE, server.stop()).await,
-        Ok(Drained::Complete)
-    );
+    assert_eq!(timeout(PATIENCE, server.stop()).await, Ok(Drained::Complete));
     drop(silent);
 }

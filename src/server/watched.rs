@@ -176,11 +176,7 @@ mod tests {
             let mut greeting = greeting();
             let mut pieces = bytes.chunks(size).peekable();
             while let Some(piece) = pieces.next() {
-                assert_eq!(
-                    greeting.complete(piece),
-                    pieces.peek().is_none(),
-                    "pieces of {size}"
-                );
+                assert_eq!(greeting.complete(piece), pieces.peek().is_none(), "pieces of {size}");
             }
         }
     }

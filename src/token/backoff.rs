@@ -35,9 +35,9 @@ impl Backoff {
     fn ceiling(&self) -> Duration {
         match self.failures.checked_sub(1) {
             None => Duration::ZERO,
-            Some(doublings) => Self::FIRST
-                .saturating_mul(1 << doublings.min(10))
-                .min(Self::LONGEST),
+            Some(doublings) => {
+                Self::FIRST.saturating_mul(1 << doublings.min(10)).min(Self::LONGEST)
+            }
         }
     }
 }

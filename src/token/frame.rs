@@ -61,10 +61,7 @@ impl Operation {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|(known, _)| *known == code)
-            .map(|(_, operation)| operation)
+        Self::ALL.into_iter().find(|(known, _)| *known == code).map(|(_, operation)| operation)
     }
 
     /// May it be run a second time when nobody knows how the first ended?
@@ -172,9 +169,7 @@ pub fn encode_answer(out: &mut Vec<u8>, answer: Result<&[u8], &Failure>) {
 pub fn decode_answer(body: &[u8]) -> Result<Result<&[u8], Failure>, BadFrame> {
     match body.split_first().ok_or(BadFrame::Short)? {
         (0, payload) => Ok(Ok(payload)),
-        (1, json) => serde_json::from_slice(json)
-            .map(Err)
-            .map_err(|_| BadFrame::Failure),
+        (1, json) => serde_json::from_slice(json).map(Err).map_err(|_| BadFrame::Failure),
         (other, _) => Err(BadFrame::Outcome(*other)),
     }
 }
@@ -214,12 +209,7 @@ impl Inbox {
     /// An inbox for frames of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            buffer: Zeroizing::new(vec![0; Self::CHUNK]),
-            start: 0,
-            end: 0,
-            limit,
-        }
+        Self { buffer: Zeroizing::new(vec![0; Self::CHUNK]), start: 0, end: 0, limit }
     }
 
     /// Room to read into. Say how much was read with [`Self::filled`].
@@ -322,12 +312,8 @@ mod tests {
     #[test]
     fn what_was_taken_out_is_wiped() {
         let mut inbox = Inbox::new(MAX_JOB);
-        let frame = encode_job(
-            Operation::Find,
-            Deadline(1),
-            &Fingerprint::NONE,
-            b"a seed to be wiped",
-        );
+        let frame =
+            encode_job(Operation::Find, Deadline(1), &Fingerprint::NONE, b"a seed to be wiped");
         feed(&mut inbox, &frame);
         assert!(inbox.next_frame().unwrap().is_some());
         inbox.wipe();

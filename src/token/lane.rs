@@ -37,6 +37,8 @@ pub(super) struct Lane {
     answered: Arc<AtomicU64>,
     /// At the worker, in the order of the answers to come.
     at_worker: VecDeque<Job>,
+    /// How many of them, from the end, have not been written to the socket.
+    unsent: usize,
     /// Since when the first of them has been running.
     running_since: Instant,
     out: Zeroizing<Vec<u8>>,
@@ -60,6 +62,7 @@ impl Lane {
             call_timeout,
             answered,
             at_worker: VecDeque::new(),
+            unsent: 0,
             running_since: Instant::now(),
             out: Zeroizing::new(Vec::new()),
             inbox: Inbox::new(MAX_ANSWER),
@@ -88,7 +91,7 @@ impl Lane {
             LaneEnd::Retired => Failure::new(Class::TokenLost, "the worker was let go"),
             LaneEnd::Broken(failure) => failure.clone(),
         };
-        self.pool.remove_lane(self.id, self.at_worker, &why);
+        self.pool.remove_lane(self.id, self.at_worker, self.unsent, &why);
         end
     }
 
@@ -127,6 +130,7 @@ impl Lane {
         }
         for job in self.at_worker.iter().skip(before) {
             self.out.extend_from_slice(job.frame());
+            self.unsent += 1;
         }
         while !self.out.is_empty() {
             match self.socket.try_write(&self.out) {
@@ -138,10 +142,11 @@ impl Lane {
                     }
                     self.out.truncate(left);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(retiring),
                 Err(error) => return Err(error),
             }
         }
+        self.unsent = 0;
         Ok(retiring)
     }
 
@@ -151,7 +156,14 @@ impl Lane {
                 Ok(0) => return Err(lost("the worker process closed its socket")),
                 Ok(len) => self.inbox.filled(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(lost(error)),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::ConnectionReset {
+                        // The kernel's word for a peer that died without having read
+                        // everything: at least the last job never got to it.
+                        self.unsent = self.unsent.max(1);
+                    }
+                    return Err(lost(error));
+                }
             }
             let answered = self.deliver();
             self.inbox.wipe();
@@ -197,8 +209,5 @@ impl Lane {
 }
 
 fn lost(error: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        Class::TokenLost,
-        format!("the worker process is gone: {error}"),
-    )
+    Failure::new(Class::TokenLost, format!("the worker process is gone: {error}"))
 }

@@ -68,11 +68,7 @@ pub fn start(setup: Setup, capacity: Capacity) -> (Client, Workers) {
         slots.spawn(supervisor.clone().tend(slot));
     }
     let setup = Arc::new(setup);
-    let client = Client {
-        pool: pool.clone(),
-        reports,
-        setup: Arc::downgrade(&setup),
-    };
+    let client = Client { pool: pool.clone(), reports, setup: Arc::downgrade(&setup) };
     (client, Workers { pool, setup, slots })
 }
 
@@ -88,10 +84,7 @@ impl Workers {
         self.pool.close();
         drop(self.setup);
         // What is left after that is killed when the slots are dropped.
-        let _ = timeout(time, async {
-            while self.slots.join_next().await.is_some() {}
-        })
-        .await;
+        let _ = timeout(time, async { while self.slots.join_next().await.is_some() {} }).await;
     }
 }
 
@@ -107,9 +100,7 @@ impl Client {
         seed: &Seed,
         time: Duration,
     ) -> Result<Vec<u8>, Error> {
-        let mut blob = self
-            .run(Operation::Wrap(algorithm), kek, seed.expose(), time)
-            .await?;
+        let mut blob = self.run(Operation::Wrap(algorithm), kek, seed.expose(), time).await?;
         Ok(std::mem::take(&mut *blob))
     }
 
@@ -124,9 +115,7 @@ impl Client {
         blob: &[u8],
         time: Duration,
     ) -> Result<Seed, Error> {
-        let mut seed = self
-            .run(Operation::Unwrap(algorithm), kek, blob, time)
-            .await?;
+        let mut seed = self.run(Operation::Unwrap(algorithm), kek, blob, time).await?;
         Ok(Seed::new(std::mem::take(&mut *seed)))
     }
 
@@ -135,11 +124,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn find(&self, time: Duration) -> Result<Vec<FoundKey>, Error> {
-        parse(
-            &self
-                .run(Operation::Find, &Fingerprint::NONE, &[], time)
-                .await?,
-        )
+        parse(&self.run(Operation::Find, &Fingerprint::NONE, &[], time).await?)
     }
 
     /// Makes sure that keys made by others can be seen. On most tokens they always
@@ -149,18 +134,28 @@ impl Client {
     /// # Errors
     /// No new worker within `time`.
     pub async fn refresh(&self, time: Duration) -> Result<(), Error> {
-        let Some(setup) = self.setup.upgrade() else {
-            return Ok(());
-        };
-        let current = setup.borrow().clone();
-        if !current.profile.new_keys_need_initialize {
+        let mut restarts = self.restarts();
+        if !self.renew_if(|setup| setup.profile.new_keys_need_initialize) {
             return Ok(());
         }
-        let mut restarts = self.restarts();
-        setup.send_replace(current);
-        timeout(time, restarts.next())
-            .await
-            .map_err(|_| Error::Deadline)
+        timeout(time, restarts.next()).await.map_err(|_| Error::Deadline)
+    }
+
+    /// Asks for new workers, make before break, and does not wait for them. For a
+    /// token whose keys have gone: a module may show nothing for ever after its
+    /// token was away for a moment, and answer every call all the same.
+    pub fn renew(&self) {
+        self.renew_if(|_| true);
+    }
+
+    fn renew_if(&self, wanted: impl FnOnce(&Setup) -> bool) -> bool {
+        let Some(setup) = self.setup.upgrade() else { return false };
+        let current = setup.borrow().clone();
+        let renew = wanted(&current);
+        if renew {
+            setup.send_replace(current);
+        }
+        renew
     }
 
     /// Makes the KEK of that label on the token.
@@ -170,11 +165,7 @@ impl Client {
     /// [`Error::Deadline`] list the keys before you try again.
     pub async fn generate(&self, label: &str, time: Duration) -> Result<FoundKey, Error> {
         let payload = label.as_bytes();
-        parse(
-            &self
-                .run(Operation::Generate, &Fingerprint::NONE, payload, time)
-                .await?,
-        )
+        parse(&self.run(Operation::Generate, &Fingerprint::NONE, payload, time).await?)
     }
 
     /// Is there a token to ask? Answered from memory.
@@ -253,10 +244,6 @@ impl Restarts {
 
 fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(json).map_err(|error| {
-        Failure::new(
-            Class::Refused,
-            format!("the worker's list cannot be read: {error}"),
-        )
-        .into()
+        Failure::new(Class::Refused, format!("the worker's list cannot be read: {error}")).into()
     })
 }

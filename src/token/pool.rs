@@ -40,16 +40,7 @@ impl Job {
     ) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
         let frame = encode_job(operation, Deadline::after(time), kek, payload);
         let (reply, answer) = oneshot::channel();
-        (
-            Self {
-                frame,
-                operation,
-                deadline: Instant::now() + time,
-                runs: 0,
-                reply,
-            },
-            answer,
-        )
+        (Self { frame, operation, deadline: Instant::now() + time, runs: 0, reply }, answer)
     }
 
     /// The bytes to send.
@@ -67,9 +58,13 @@ impl Job {
         !self.reply.is_closed() && Instant::now() < self.deadline
     }
 
-    /// May another worker try it, after this one broke off?
-    pub(super) const fn may_run_again(&self) -> bool {
-        self.runs <= 1 && self.operation.is_repeatable()
+    /// May another worker try it?
+    const fn may_run_again(&self) -> bool {
+        match self.runs {
+            0 => true,
+            1 => self.operation.is_repeatable(),
+            _ => false,
+        }
     }
 }
 
@@ -119,10 +114,7 @@ pub enum Availability {
 impl Pool {
     /// A pool whose queue holds at most `limit` jobs.
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            state: Mutex::default(),
-            limit,
-        }
+        Self { state: Mutex::default(), limit }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,13 +157,8 @@ impl Pool {
         state.last_lane += 1;
         let id = LaneId(state.last_lane);
         let wake = Arc::new(Notify::new());
-        let lane = Lane {
-            outbox: VecDeque::new(),
-            load: 0,
-            depth,
-            retiring: false,
-            wake: wake.clone(),
-        };
+        let lane =
+            Lane { outbox: VecDeque::new(), load: 0, depth, retiring: false, wake: wake.clone() };
         state.lanes.insert(id, lane);
         state.refill();
         (id, wake)
@@ -205,24 +192,29 @@ impl Pool {
         state.refill();
     }
 
-    /// The lane is no more. Its jobs, and those at its worker, run once more on
-    /// another one: wrap and unwrap have no side effects.
-    pub(super) fn remove_lane(&self, id: LaneId, at_worker: VecDeque<Job>, why: &Failure) {
+    /// The lane is no more. Its jobs run once more on another one: wrap and unwrap
+    /// have no side effects. The last `unsent` of them never got to the worker,
+    /// so they have not been run at all.
+    pub(super) fn remove_lane(
+        &self,
+        id: LaneId,
+        mut at_worker: VecDeque<Job>,
+        unsent: usize,
+        why: &Failure,
+    ) {
         let mut state = self.state();
-        let outbox = state
-            .lanes
-            .remove(&id)
-            .map(|lane| lane.outbox)
-            .unwrap_or_default();
-        for mut job in at_worker.into_iter().rev() {
+        let outbox = state.lanes.remove(&id).map(|lane| lane.outbox).unwrap_or_default();
+        let sent = at_worker.len().saturating_sub(unsent);
+        for job in at_worker.iter_mut().take(sent) {
             job.runs += 1;
+        }
+        for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
                 state.waiting.push_front(job);
             } else {
                 job.answer(Err(Error::Unavailable(why.message.clone())));
             }
         }
-        state.waiting.extend(outbox);
         state.refill();
     }
 
@@ -298,12 +290,7 @@ mod tests {
     type Receiver = oneshot::Receiver<Result<Answer, Error>>;
 
     fn job(operation: Operation) -> (Job, Receiver) {
-        Job::new(
-            operation,
-            &Fingerprint::NONE,
-            b"payload",
-            Duration::from_secs(60),
-        )
+        Job::new(operation, &Fingerprint::NONE, b"payload", Duration::from_secs(60))
     }
 
     fn submit(pool: &Pool) -> Receiver {
@@ -335,10 +322,7 @@ mod tests {
     fn what_has_no_lane_waits_up_to_the_limit() {
         let pool = Pool::new(2);
         let _answers = [submit(&pool), submit(&pool)];
-        assert_eq!(
-            pool.submit(job(Operation::Find).0),
-            Err(Error::QueueFull(2))
-        );
+        assert_eq!(pool.submit(job(Operation::Find).0), Err(Error::QueueFull(2)));
         let (lane, _) = pool.add_lane(8);
         assert_eq!(fetched(&pool, lane), 2);
     }
@@ -361,7 +345,7 @@ mod tests {
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
             assert_eq!(jobs.len(), 1);
-            pool.remove_lane(lane, jobs, &gone());
+            pool.remove_lane(lane, jobs, 0, &gone());
         }
         let told = answer.try_recv().unwrap().unwrap_err();
         assert_eq!(told, Error::Unavailable("the device is gone".to_owned()));
@@ -375,8 +359,21 @@ mod tests {
         pool.submit(generate).unwrap();
         let mut jobs = VecDeque::new();
         pool.fetch(lane, &mut jobs);
-        pool.remove_lane(lane, jobs, &gone());
+        pool.remove_lane(lane, jobs, 0, &gone());
         assert!(answer.try_recv().unwrap().is_err());
+    }
+
+    #[test]
+    fn what_never_got_to_the_worker_was_not_run() {
+        let pool = Pool::new(10);
+        let mut answer = submit(&pool);
+        for _ in 0..5 {
+            let (lane, _) = pool.add_lane(1);
+            let mut jobs = VecDeque::new();
+            pool.fetch(lane, &mut jobs);
+            pool.remove_lane(lane, jobs, 1, &gone());
+        }
+        assert!(answer.try_recv().is_err(), "still waiting");
     }
 
     #[test]
@@ -386,10 +383,7 @@ mod tests {
         assert_eq!(pool.availability(), Availability::Starting);
         pool.set_down(gone());
         assert!(waiting.try_recv().unwrap().is_err());
-        assert!(matches!(
-            pool.submit(job(Operation::Find).0),
-            Err(Error::Unavailable(_))
-        ));
+        assert!(matches!(pool.submit(job(Operation::Find).0), Err(Error::Unavailable(_))));
         assert_eq!(pool.availability(), Availability::Down(gone()));
         pool.add_lane(1);
         assert_eq!(pool.availability(), Availability::Up);

@@ -41,59 +41,34 @@ pub(super) struct Started {
 
 /// Starts a worker and waits until it has logged in.
 ///
+/// Whoever drops this half way does not kill the worker: it sees that its control
+/// socket is closed, and ends once its login is over.
+///
 /// # Errors
 /// What the worker said, or that it said nothing in time.
 pub(super) async fn start(setup: &Setup) -> Result<Started, Failure> {
+    let lost = |message| Failure::new(Class::TokenLost, message);
+    let (mut child, mut control, sessions) =
+        spawn(setup).map_err(|error| lost(format!("cannot start a worker process: {error}")))?;
     let limit = setup.profile.start_timeout;
-    match timeout(limit, start_unbounded(setup)).await {
-        Ok(started) => started,
-        Err(_) => Err(Failure::new(
-            Class::TokenLost,
-            format!(
-                "the module did not start and log in within {} (token.start-timeout)",
-                humantime::format_duration(limit)
-            ),
-        )),
-    }
-}
-
-async fn start_unbounded(setup: &Setup) -> Result<Started, Failure> {
-    let (mut child, control, sessions) = spawn(setup).map_err(|error| {
-        Failure::new(
-            Class::TokenLost,
-            format!("cannot start a worker process: {error}"),
-        )
-    })?;
-    let mut control = control;
-    let greeting = match receive(&mut control).await {
-        Ok(greeting) => greeting,
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            let status = child
-                .wait()
-                .await
-                .map_or_else(|error| error.to_string(), describe);
-            return Err(Failure::new(
-                Class::TokenLost,
-                format!("the worker process ended while the module was starting: {status}"),
-            ));
+    match timeout(limit, receive(&mut control)).await {
+        Ok(Ok(Greeting::Ready(report))) => {
+            Ok(Started { process: Process { child, _control: control }, report, sessions })
         }
-        Err(error) => {
-            return Err(Failure::new(
-                Class::TokenLost,
-                format!("the worker process cannot be understood: {error}"),
-            ));
+        Ok(Ok(Greeting::Failed(failure))) => Err(failure),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let status = child.wait().await.map_or_else(|error| error.to_string(), describe);
+            Err(lost(format!("the worker process ended while the module was starting: {status}")))
         }
-    };
-    match greeting {
-        Greeting::Ready(report) => Ok(Started {
-            process: Process {
-                child,
-                _control: control,
-            },
-            report,
-            sessions,
-        }),
-        Greeting::Failed(failure) => Err(failure),
+        Ok(Err(error)) => Err(lost(format!("the worker process cannot be understood: {error}"))),
+        Err(_) => {
+            // It may have ended by itself just now; either way it is reaped here.
+            let _ = child.kill().await;
+            let limit = humantime::format_duration(limit);
+            Err(lost(format!(
+                "the module did not start and log in within {limit} (token.start-timeout)"
+            )))
+        }
     }
 }
 
@@ -116,7 +91,6 @@ fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
         .stdout(Stdio::null())
         .env("GLIBC_TUNABLES", malloc_tunables())
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()?;
     let json = serde_json::to_vec(setup)?;
     let len = u32::try_from(json.len()).map_err(io::Error::other)?;
@@ -165,15 +139,8 @@ impl Process {
 
     /// Waits until it ends by itself, which it should not.
     pub(super) async fn died(&mut self) -> Failure {
-        let status = self
-            .child
-            .wait()
-            .await
-            .map_or_else(|error| error.to_string(), describe);
-        Failure::new(
-            Class::TokenLost,
-            format!("the worker process ended: {status}"),
-        )
+        let status = self.child.wait().await.map_or_else(|error| error.to_string(), describe);
+        Failure::new(Class::TokenLost, format!("the worker process ended: {status}"))
     }
 
     /// Ends it now. A hung module is no reason to wait.

@@ -109,10 +109,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of that class.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self {
-            class,
-            message: message.into(),
-        }
+        Self { class, message: message.into() }
     }
 }
 
@@ -269,10 +266,7 @@ mod tests {
     fn a_fingerprint_survives_json_and_a_short_one_is_refused() {
         let fingerprint = Fingerprint::new([7; 40]);
         let json = serde_json::to_string(&fingerprint).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Fingerprint>(&json).unwrap(),
-            fingerprint
-        );
+        assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
         assert!(serde_json::from_str::<Fingerprint>("[1,2,3]").is_err());
     }
 
@@ -280,12 +274,7 @@ mod tests {
     fn only_lost_sessions_and_tokens_call_for_a_new_worker() {
         assert!(Class::TokenLost.wants_new_worker());
         assert!(Class::SessionLost.wants_new_worker());
-        for class in [
-            Class::BadBlob,
-            Class::UnknownKek,
-            Class::Refused,
-            Class::PinWrong,
-        ] {
+        for class in [Class::BadBlob, Class::UnknownKek, Class::Refused, Class::PinWrong] {
             assert!(!class.wants_new_worker(), "{class:?}");
         }
     }

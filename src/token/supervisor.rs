@@ -147,11 +147,7 @@ impl Supervisor {
             }
             Err(failure) => {
                 if failure.class.latches() {
-                    *self.latch() = Some(Latch {
-                        failure: failure.clone(),
-                        stamp,
-                        setup,
-                    });
+                    *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
                 }
                 self.say(slot, Some(&failure));
                 Err(failure)
@@ -160,11 +156,7 @@ impl Supervisor {
     }
 
     fn adopt(&self, started: Started, setup: &Setup, slot: usize) -> Running {
-        let Started {
-            process,
-            report,
-            sessions,
-        } = started;
+        let Started { process, report, sessions } = started;
         info!(
             slot,
             pid = process.id(),
@@ -194,18 +186,9 @@ impl Supervisor {
             lanes.spawn(lane.run());
         }
         // Only the method `object` makes the objects that are counted.
-        let replace_after = profile
-            .replace_after_objects
-            .filter(|_| report.kw == Method::Object);
+        let replace_after = profile.replace_after_objects.filter(|_| report.kw == Method::Object);
         self.reports.send_replace(Some(Arc::new(report)));
-        Running {
-            process,
-            lanes,
-            ids,
-            answered,
-            replace_after,
-            since: Instant::now(),
-        }
+        Running { process, lanes, ids, answered, replace_after, since: Instant::now() }
     }
 
     /// Waits before the next start: `time`, or until it is worth looking at a
@@ -254,7 +237,7 @@ impl Running {
                     return Some(Ending::Broken(failure));
                 }
                 changed = setup.changed() => {
-                    return changed.ok().map(|()| Ending::Replace("the configuration was read again"));
+                    return changed.ok().map(|()| Ending::Replace("a new one was asked for"));
                 }
                 _ = growth.tick(), if self.replace_after.is_some() => {
                     let answered = self.answered.load(Ordering::Relaxed);

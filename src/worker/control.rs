@@ -45,11 +45,7 @@ impl Control {
         let mut sockets = Vec::new();
         for part in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(descriptors) = part {
-                sockets.extend(
-                    descriptors
-                        .into_iter()
-                        .map(|fd| UnixStream::from(ffi::adopt(fd))),
-                );
+                sockets.extend(descriptors.into_iter().map(|fd| UnixStream::from(ffi::adopt(fd))));
             }
         }
         Ok(sockets)
@@ -63,7 +59,17 @@ impl Control {
         self.0.write_all(&json)
     }
 
-    /// Blocks until the front has gone.
+    /// A second handle, which notices the end of the front.
+    pub(super) fn watcher(&self) -> io::Result<Watcher> {
+        Ok(Watcher(self.0.try_clone()?))
+    }
+}
+
+/// Notices the end of the front.
+pub(super) struct Watcher(UnixStream);
+
+impl Watcher {
+    /// Blocks until the front has gone. It sends nothing after the setup.
     pub(super) fn wait_for_end(&mut self) {
         let mut rest = [0; 64];
         while matches!(self.0.read(&mut rest), Ok(1..)) {}

@@ -81,25 +81,13 @@ pub(super) fn verdict(code: CK_RV, profile: &Profile) -> Verdict {
     let tables: [(&[u64], &[CK_RV], Verdict); 6] = [
         (&profile.errors_bad_input, BAD_BLOB, Verdict::BadBlob),
         (&profile.errors_ambiguous, AMBIGUOUS, Verdict::Ambiguous),
-        (
-            &profile.errors_session_lost,
-            SESSION_LOST,
-            Verdict::Plain(Class::SessionLost),
-        ),
-        (
-            &profile.errors_token_lost,
-            TOKEN_LOST,
-            Verdict::Plain(Class::TokenLost),
-        ),
+        (&profile.errors_session_lost, SESSION_LOST, Verdict::Plain(Class::SessionLost)),
+        (&profile.errors_token_lost, TOKEN_LOST, Verdict::Plain(Class::TokenLost)),
         (&profile.errors_pin, PIN, Verdict::Plain(Class::PinWrong)),
         (&[], STALE_HANDLE, Verdict::StaleHandle),
     ];
     let by_profile = tables.iter().find(|(own, _, _)| own.contains(&code));
-    let by_standard = || {
-        tables
-            .iter()
-            .find(|(_, standard, _)| standard.contains(&code))
-    };
+    let by_standard = || tables.iter().find(|(_, standard, _)| standard.contains(&code));
     by_profile
         .or_else(by_standard)
         .map_or(Verdict::Plain(Class::Refused), |(_, _, verdict)| *verdict)
@@ -126,12 +114,7 @@ pub(super) fn name(code: CK_RV) -> String {
 
 /// One line about a failed call: the function and the code.
 pub(super) fn describe(error: CallError) -> String {
-    format!(
-        "{} answered {} (0x{:x})",
-        error.function,
-        name(error.code),
-        error.code
-    )
+    format!("{} answered {} (0x{:x})", error.function, name(error.code), error.code)
 }
 
 /// A failure of the `cryptoki` crate (slots, login, search) in our classes.
@@ -145,10 +128,7 @@ pub(super) fn from_cryptoki(error: &CryptokiError, doing: &str, profile: &Profil
                 Verdict::BadBlob => Class::Refused,
                 Verdict::Ambiguous | Verdict::StaleHandle => Class::TokenLost,
             };
-            let message = format!(
-                "{doing}: C_{function:?} answered {} (0x{code:x})",
-                name(code)
-            );
+            let message = format!("{doing}: C_{function:?} answered {} (0x{code:x})", name(code));
             Failure::new(class, message)
         }
         other => Failure::new(Class::Refused, format!("{doing}: {other}")),
@@ -183,14 +163,8 @@ mod tests {
 
     #[test]
     fn a_named_code_gives_its_number_back() {
-        for code in [
-            sys::CKR_PIN_INCORRECT,
-            sys::CKR_DEVICE_ERROR,
-            sys::CKR_SESSION_CLOSED,
-        ] {
-            let Rv::Error(named) = Rv::from(code) else {
-                panic!("{code:x} is an error")
-            };
+        for code in [sys::CKR_PIN_INCORRECT, sys::CKR_DEVICE_ERROR, sys::CKR_SESSION_CLOSED] {
+            let Rv::Error(named) = Rv::from(code) else { panic!("{code:x} is an error") };
             assert_eq!(raw(named), code);
         }
     }
@@ -200,17 +174,11 @@ mod tests {
         let mut profile = generic();
         assert_eq!(verdict(sys::CKR_DEVICE_ERROR, &profile), Verdict::Ambiguous);
         profile.errors_token_lost.push(sys::CKR_DEVICE_ERROR);
-        assert_eq!(
-            verdict(sys::CKR_DEVICE_ERROR, &profile),
-            Verdict::Plain(Class::TokenLost)
-        );
+        assert_eq!(verdict(sys::CKR_DEVICE_ERROR, &profile), Verdict::Plain(Class::TokenLost));
     }
 
     #[test]
     fn an_unknown_code_is_a_refusal_not_a_lost_token() {
-        assert_eq!(
-            verdict(0x8765_4321, &generic()),
-            Verdict::Plain(Class::Refused)
-        );
+        assert_eq!(verdict(0x8765_4321, &generic()), Verdict::Plain(Class::Refused));
     }
 }

@@ -82,10 +82,7 @@ impl Module {
         // SAFETY: loading runs foreign code. This process exists to contain it.
         let library = unsafe { sys::Pkcs11::new(path) }
             .map_err(|error| LoadError::Open(error.to_string()))?;
-        let entry = library
-            .C_GetFunctionList
-            .as_ref()
-            .map_err(|_| LoadError::NoEntry)?;
+        let entry = library.C_GetFunctionList.as_ref().map_err(|_| LoadError::NoEntry)?;
         let mut list = ptr::null_mut();
         // SAFETY: the symbol has the type that PKCS#11 gives it, and `list` is a live
         // pointer that the call fills in.
@@ -96,10 +93,7 @@ impl Module {
         // SAFETY: the module said CKR_OK, so `list` points to its function list, which
         // lives as long as the library is mapped. PKCS#11 lets it be unaligned nowhere.
         let list = unsafe { *list };
-        Ok(Self {
-            list,
-            _library: library,
-        })
+        Ok(Self { list, _library: library })
     }
 
     /// The flags of a mechanism in a slot (`C_GetMechanismInfo`).
@@ -109,10 +103,7 @@ impl Module {
         mechanism: Mechanism,
     ) -> Result<sys::CK_FLAGS, CallError> {
         let mut info = sys::CK_MECHANISM_INFO::default();
-        call!(
-            self,
-            C_GetMechanismInfo(slot as sys::CK_SLOT_ID, mechanism, &raw mut info)
-        )?;
+        call!(self, C_GetMechanismInfo(slot as sys::CK_SLOT_ID, mechanism, &raw mut info))?;
         Ok(info.flags)
     }
 
@@ -138,10 +129,7 @@ impl Module {
         ];
         let mut object = 0;
         let len = template.len() as CK_ULONG;
-        call!(
-            self,
-            C_CreateObject(session, template.as_mut_ptr(), len, &raw mut object)
-        )?;
+        call!(self, C_CreateObject(session, template.as_mut_ptr(), len, &raw mut object))?;
         Ok(object)
     }
 
@@ -158,14 +146,7 @@ impl Module {
         let mut len = out.len() as CK_ULONG;
         call!(
             self,
-            C_WrapKey(
-                session,
-                &raw mut mechanism,
-                kek,
-                object,
-                out.as_mut_ptr(),
-                &raw mut len
-            )
+            C_WrapKey(session, &raw mut mechanism, kek, object, out.as_mut_ptr(), &raw mut len)
         )?;
         Ok(len as usize)
     }
@@ -196,11 +177,7 @@ impl Module {
             attribute(sys::CKA_EXTRACTABLE, &mut yes),
             attribute(sys::CKA_VALUE_LEN, &mut length),
         ];
-        let count = if value_len.is_some() {
-            template.len()
-        } else {
-            template.len() - 1
-        };
+        let count = if value_len.is_some() { template.len() } else { template.len() - 1 };
         let (blob, blob_len) = Bytes::of(blob).parts();
         let mut object = 0;
         call!(
@@ -231,10 +208,7 @@ impl Module {
             pValue: out.as_mut_ptr().cast(),
             ulValueLen: out.len() as CK_ULONG,
         }];
-        call!(
-            self,
-            C_GetAttributeValue(session, object, template.as_mut_ptr(), 1)
-        )?;
+        call!(self, C_GetAttributeValue(session, object, template.as_mut_ptr(), 1))?;
         let [value] = template;
         Ok(value.ulValueLen as usize)
     }
@@ -323,11 +297,8 @@ impl Module {
 /// The string is leaked: a module may go on reading it until `C_Finalize`, and
 /// there is one a process.
 pub(super) fn initialize_args(os_locking: bool, reserved: Option<CString>) -> CInitializeArgs {
-    let flags = if os_locking {
-        CInitializeFlags::OS_LOCKING_OK
-    } else {
-        CInitializeFlags::empty()
-    };
+    let flags =
+        if os_locking { CInitializeFlags::OS_LOCKING_OK } else { CInitializeFlags::empty() };
     match reserved.and_then(|text| ptr::NonNull::new(text.into_raw())) {
         // SAFETY: the pointer is to a C string that is never freed.
         Some(text) => unsafe { CInitializeArgs::new_with_reserved(flags, text.cast()) },
@@ -365,11 +336,7 @@ impl<'a> Bytes<'a> {
     }
 
     const fn attribute(&mut self, kind: sys::CK_ATTRIBUTE_TYPE) -> CK_ATTRIBUTE {
-        CK_ATTRIBUTE {
-            type_: kind,
-            pValue: self.as_mut_ptr().cast(),
-            ulValueLen: self.len(),
-        }
+        CK_ATTRIBUTE { type_: kind, pValue: self.as_mut_ptr().cast(), ulValueLen: self.len() }
     }
 
     const fn parameter_of(&mut self, mechanism: Mechanism) -> CK_MECHANISM {
@@ -386,11 +353,7 @@ impl<'a> Bytes<'a> {
 
 /// A mechanism without a parameter: the default initial value of its RFC.
 const fn bare(mechanism: Mechanism) -> CK_MECHANISM {
-    CK_MECHANISM {
-        mechanism,
-        pParameter: ptr::null_mut(),
-        ulParameterLen: 0,
-    }
+    CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 }
 }
 
 const fn attribute<T>(kind: sys::CK_ATTRIBUTE_TYPE, value: &mut T) -> CK_ATTRIBUTE {

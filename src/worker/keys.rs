@@ -33,10 +33,7 @@ impl Handles {
     /// The handle of that KEK, if the last search found it.
     pub(super) fn get(&self, kek: &Fingerprint) -> Option<Object> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .find(|(fingerprint, _)| fingerprint == kek)
-            .map(|(_, object)| *object)
+        known.iter().find(|(fingerprint, _)| fingerprint == kek).map(|(_, object)| *object)
     }
 
     fn set(&self, found: Vec<(Fingerprint, Object)>) {
@@ -56,10 +53,7 @@ pub(super) fn find(
     handles: &Handles,
 ) -> Result<Vec<FoundKey>, Failure> {
     let lost = |error| errors::from_cryptoki(&error, "searching for KEKs", tools.profile);
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-    ];
+    let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
     let mut found = Vec::new();
     let mut places = Vec::new();
     for handle in session.find_objects(&template).map_err(lost)? {
@@ -92,10 +86,7 @@ pub(super) fn generate(
     let id = session.generate_random_vec(ID_LEN).map_err(failed)?;
     let needs = |method: Method| {
         tools.methods.kw.method == method
-            || tools
-                .methods
-                .kwp
-                .is_some_and(|route| route.method == method)
+            || tools.methods.kwp.is_some_and(|route| route.method == method)
     };
     let wraps = needs(Method::Object);
     let encrypts = needs(Method::Encrypt) || needs(Method::Ecb);
@@ -114,13 +105,8 @@ pub(super) fn generate(
         Attribute::Label(key_label.as_bytes().to_vec()),
         Attribute::Id(id),
     ];
-    let handle = session
-        .generate_key(&Mechanism::AesKeyGen, &template)
-        .map_err(failed)?;
-    let tools = Tools {
-        session: session.handle(),
-        ..*tools
-    };
+    let handle = session.generate_key(&Mechanism::AesKeyGen, &template).map_err(failed)?;
+    let tools = Tools { session: session.handle(), ..*tools };
     let key = read(&tools, &session, handle, base).map_err(failed)?;
     key.ok_or_else(|| {
         Failure::new(
@@ -152,13 +138,7 @@ fn read(
     };
     let attributes = attributes(session, handle);
     let fingerprint = fingerprint(tools, handle.handle());
-    Ok(Some(FoundKey {
-        label,
-        generation,
-        id,
-        attributes,
-        fingerprint,
-    }))
+    Ok(Some(FoundKey { label, generation, id, attributes, fingerprint }))
 }
 
 /// Reads attribute by attribute: a token that does not know one may refuse the
@@ -210,14 +190,8 @@ pub(super) fn fingerprint(tools: &Tools<'_>, kek: Object) -> Result<Fingerprint,
     let wrapped = tools.wrap(Algorithm::Kw, kek, Fingerprint::CONSTANT, &mut out);
     match wrapped.map(<[u8; Fingerprint::LEN]>::try_from) {
         Ok(Ok(bytes)) => Ok(Fingerprint::new(bytes)),
-        Ok(Err(_)) => Err(Failure::new(
-            Class::Refused,
-            "the token's key wrap has a wrong length",
-        )),
-        Err(error) => Err(Failure::new(
-            class_of(&error, tools.profile),
-            error.to_string(),
-        )),
+        Ok(Err(_)) => Err(Failure::new(Class::Refused, "the token's key wrap has a wrong length")),
+        Err(error) => Err(Failure::new(class_of(&error, tools.profile), error.to_string())),
     }
 }
 

@@ -56,16 +56,9 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
     });
     let threads = open_sessions
         .into_iter()
-        .map(|session| SessionThread {
-            shared: shared.clone(),
-            session,
-        })
+        .map(|session| SessionThread { shared: shared.clone(), session })
         .collect();
-    Ok(LoggedIn {
-        report,
-        threads,
-        pkcs11,
-    })
+    Ok(LoggedIn { report, threads, pkcs11 })
 }
 
 fn load(setup: &Setup) -> Result<Module, Failure> {
@@ -94,10 +87,7 @@ fn initialise(setup: &Setup) -> Result<Pkcs11, Failure> {
     let pkcs11 = Pkcs11::new(&setup.module).map_err(|error| failed(&error))?;
     let reserved = match &setup.profile.init_args {
         Some(text) => Some(CString::new(text.as_str()).map_err(|_| {
-            Failure::new(
-                Class::Module,
-                "token.init-args holds a NUL byte, which C cannot take",
-            )
+            Failure::new(Class::Module, "token.init-args holds a NUL byte, which C cannot take")
         })?),
         None => None,
     };
@@ -139,9 +129,7 @@ fn choose_token(setup: &Setup, pkcs11: &Pkcs11) -> Result<(Slot, TokenInfo), Fai
     };
     let uri = &setup.uri;
     match matching.len() {
-        1 => matching
-            .pop()
-            .ok_or_else(|| Failure::new(Class::NoToken, here)),
+        1 => matching.pop().ok_or_else(|| Failure::new(Class::NoToken, here)),
         0 => Err(Failure::new(
             Class::NoToken,
             format!("no token matches token.uri \"{uri}\": {here}"),

@@ -36,19 +36,13 @@ pub(super) fn choose(
     require_fips: bool,
 ) -> Result<Methods, Failure> {
     let has = |mechanism: Mechanism, wanted: sys::CK_FLAGS| {
-        module
-            .mechanism_flags(slot, mechanism)
-            .is_ok_and(|flags| flags & wanted == wanted)
+        module.mechanism_flags(slot, mechanism).is_ok_and(|flags| flags & wanted == wanted)
     };
     let ecb = match profile.ecb_mechanism {
         EcbMechanism::Ecb => sys::CKM_AES_ECB,
         EcbMechanism::Cbc => sys::CKM_AES_CBC,
     };
-    let choice = Choice {
-        has: &has,
-        ecb,
-        require_fips,
-    };
+    let choice = Choice { has: &has, ecb, require_fips };
     let kw = choice.route(profile.method, Some(profile.kw_mechanism)).map_err(|why| {
         Failure::new(
             Class::Refused,
@@ -86,23 +80,20 @@ impl Choice<'_> {
             },
         };
         match (wanted, mechanism) {
-            (Some(Method::Ecb), _) if self.require_fips => Err(
-                "the only way left is method \"ecb\", which runs key wrap on the host, and \
+            (Some(Method::Ecb), _) if self.require_fips => {
+                Err("the only way left is method \"ecb\", which runs key wrap on the host, and \
                  `token.require-fips` forbids that"
-                    .to_owned(),
-            ),
-            (Some(Method::Ecb), _) => Ok(Route {
-                method: Method::Ecb,
-                mechanism: self.ecb,
-            }),
+                    .to_owned())
+            }
+            (Some(Method::Ecb), _) => Ok(Route { method: Method::Ecb, mechanism: self.ecb }),
             (Some(method), Some(mechanism)) => Ok(Route { method, mechanism }),
-            (Some(method), None) => Err(format!(
-                "method \"{method}\" needs a mechanism number, and none is set"
-            )),
-            (None, _) => Err(
-                "C_GetMechanismInfo lists no key-wrap mechanism and no AES cipher to build on"
-                    .to_owned(),
-            ),
+            (Some(method), None) => {
+                Err(format!("method \"{method}\" needs a mechanism number, and none is set"))
+            }
+            (None, _) => {
+                Err("C_GetMechanismInfo lists no key-wrap mechanism and no AES cipher to build on"
+                    .to_owned())
+            }
         }
     }
 }
@@ -119,15 +110,9 @@ mod tests {
         require_fips: bool,
     ) -> Result<Method, String> {
         let has = |mechanism: Mechanism, wanted: sys::CK_FLAGS| {
-            flags
-                .iter()
-                .any(|(known, flags)| *known == mechanism && flags & wanted == wanted)
+            flags.iter().any(|(known, flags)| *known == mechanism && flags & wanted == wanted)
         };
-        let choice = Choice {
-            has: &has,
-            ecb: sys::CKM_AES_ECB,
-            require_fips,
-        };
+        let choice = Choice { has: &has, ecb: sys::CKM_AES_ECB, require_fips };
         choice.route(wish, Some(KW)).map(|route| route.method)
     }
 
@@ -136,15 +121,9 @@ mod tests {
 
     #[test]
     fn auto_takes_the_shortest_way_that_the_flags_allow() {
-        assert_eq!(
-            route(&[(KW, CIPHER | WRAP)], Wish::Auto, false),
-            Ok(Method::Encrypt)
-        );
+        assert_eq!(route(&[(KW, CIPHER | WRAP)], Wish::Auto, false), Ok(Method::Encrypt));
         assert_eq!(route(&[(KW, WRAP)], Wish::Auto, false), Ok(Method::Object));
-        assert_eq!(
-            route(&[(sys::CKM_AES_ECB, CIPHER)], Wish::Auto, false),
-            Ok(Method::Ecb)
-        );
+        assert_eq!(route(&[(sys::CKM_AES_ECB, CIPHER)], Wish::Auto, false), Ok(Method::Ecb));
     }
 
     #[test]

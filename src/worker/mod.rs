@@ -16,13 +16,16 @@ mod session;
 mod wrap;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-use self::control::Control;
+use self::control::{Control, Watcher};
 use self::login::LoggedIn;
 use crate::token::protocol::Greeting;
 
@@ -38,11 +41,9 @@ pub fn run() -> io::Result<()> {
     if sockets.is_empty() {
         return Err(io::Error::other("no session socket was passed"));
     }
-    let LoggedIn {
-        report,
-        threads,
-        pkcs11,
-    } = match login::log_in(&setup, sockets.len()) {
+    let logged_in = Arc::new(AtomicBool::new(false));
+    die_with(control.watcher()?, logged_in.clone(), setup.profile.start_timeout)?;
+    let LoggedIn { report, threads, pkcs11 } = match login::log_in(&setup, sockets.len()) {
         Ok(logged_in) => logged_in,
         Err(failure) => {
             control.greet(&Greeting::Failed(failure))?;
@@ -54,8 +55,10 @@ pub fn run() -> io::Result<()> {
         let named = thread::Builder::new().name("session".to_owned());
         running.push(named.spawn(move || thread.run(socket))?);
     }
+    logged_in.store(true, Ordering::Relaxed);
+    // Follows the thread that forked us, so it is only the faster of two ways.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
     control.greet(&Greeting::Ready(report))?;
-    die_with(control)?;
     for thread in running {
         // A thread that lost its socket has nobody left to tell.
         let _ = thread.join();
@@ -73,20 +76,26 @@ fn hold_signals() -> io::Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         held.add(signal);
     }
-    held.thread_block()?;
-    // Follows the thread that forked us, so it is only the faster of two ways.
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    Ok(())
+    Ok(held.thread_block()?)
 }
 
-/// Ends this process as soon as the front is gone, whatever the module does.
-fn die_with(mut control: Control) -> io::Result<()> {
-    thread::Builder::new()
-        .name("front-watch".to_owned())
-        .spawn(move || {
-            control.wait_for_end();
-            let _ = leave();
-        })?;
+/// Ends this process when the front is gone, whatever the module does: at once
+/// when it is logged in. A login in progress gets the time that it may take,
+/// since SoftHSM rewrites its token at every login, and one that is killed in
+/// the middle of that leaves no token.
+fn die_with(
+    mut front: Watcher,
+    logged_in: Arc<AtomicBool>,
+    start_timeout: Duration,
+) -> io::Result<()> {
+    thread::Builder::new().name("front-watch".to_owned()).spawn(move || {
+        front.wait_for_end();
+        let began = Instant::now();
+        while !logged_in.load(Ordering::Relaxed) && began.elapsed() < start_timeout {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = leave();
+    })?;
     Ok(())
 }
 

@@ -75,25 +75,19 @@ impl SessionThread {
 
     fn answer(&self, job: &JobRef<'_>, out: &mut Buffer, answers: &mut Vec<u8>) {
         if job.deadline.has_passed() {
-            let expired = Failure::new(
-                Class::Expired,
-                "the deadline passed before the token was free",
-            );
+            let expired =
+                Failure::new(Class::Expired, "the deadline passed before the token was free");
             return frame::encode_answer(answers, Err(&expired));
         }
         let outcome = match job.operation {
             Operation::Wrap(algorithm) => self.transform(job, out, |tools, kek, out| {
-                tools
-                    .wrap(algorithm, kek, job.payload, out)
-                    .map(<[u8]>::len)
+                tools.wrap(algorithm, kek, job.payload, out).map(<[u8]>::len)
             }),
-            Operation::Unwrap(algorithm) if !algorithm.can_unwrap(job.payload.len()) => Err(
-                Failure::new(Class::BadBlob, "no blob of this length comes from key wrap"),
-            ),
+            Operation::Unwrap(algorithm) if !algorithm.can_unwrap(job.payload.len()) => {
+                Err(Failure::new(Class::BadBlob, "no blob of this length comes from key wrap"))
+            }
             Operation::Unwrap(algorithm) => self.transform(job, out, |tools, kek, out| {
-                tools
-                    .unwrap(algorithm, kek, job.payload, out)
-                    .map(<[u8]>::len)
+                tools.unwrap(algorithm, kek, job.payload, out).map(<[u8]>::len)
             }),
             Operation::Find => return reply(answers, self.find()),
             Operation::Generate => return reply(answers, self.generate(job.payload)),
@@ -176,23 +170,13 @@ impl SessionThread {
     }
 
     fn find(&self) -> Result<Vec<FoundKey>, Failure> {
-        keys::find(
-            &self.tools(),
-            &self.session,
-            &self.shared.label,
-            &self.shared.handles,
-        )
+        keys::find(&self.tools(), &self.session, &self.shared.label, &self.shared.handles)
     }
 
     fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
         let label = std::str::from_utf8(label)
             .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
-        let Shared {
-            pkcs11,
-            slot,
-            label: base,
-            ..
-        } = &*self.shared;
+        let Shared { pkcs11, slot, label: base, .. } = &*self.shared;
         keys::generate(&self.tools(), pkcs11, *slot, base, label)
     }
 

@@ -19,12 +19,7 @@ fn temp() -> (TempDir, PathBuf) {
 }
 
 fn options(path: &Path, mode: u32) -> SocketOptions {
-    SocketOptions {
-        endpoint: Endpoint::Path(path.to_owned()),
-        mode,
-        owner: None,
-        group: None,
-    }
+    SocketOptions { endpoint: Endpoint::Path(path.to_owned()), mode, owner: None, group: None }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -106,19 +101,13 @@ fn owner_and_group_are_set() {
     if !nix::unistd::geteuid().is_root() {
         let error = bind(&asked).unwrap_err();
         assert!(matches!(error, SocketError::Io { .. }), "{error}");
-        assert!(
-            !path.exists(),
-            "a socket that could not be given away must not stay"
-        );
+        assert!(!path.exists(), "a socket that could not be given away must not stay");
         return;
     }
     asked.owner = Some(12345);
     let _socket = bind(&asked).unwrap();
     let found = fs::metadata(&path).unwrap();
-    assert_eq!(
-        (found.uid(), found.gid(), mode(&path)),
-        (12345, 54321, 0o660)
-    );
+    assert_eq!((found.uid(), found.gid(), mode(&path)), (12345, 54321, 0o660));
 }
 
 #[test]
@@ -159,10 +148,7 @@ fn one_that_is_in_use_is_left_alone() {
 
     // Another program's, which knows nothing of our lock.
     let _foreign = UnixListener::bind(&path).unwrap();
-    assert!(
-        is_running(bind(&options(&path, 0o600))),
-        "held by a listener"
-    );
+    assert!(is_running(bind(&options(&path, 0o600))), "held by a listener");
     UnixStream::connect(&path).unwrap();
 }
 
@@ -170,13 +156,7 @@ fn one_that_is_in_use_is_left_alone() {
 fn a_listener_whose_queue_is_full_is_in_use_too() {
     let (_temp, path) = temp();
     let backlog = nix::sys::socket::Backlog::new(0).unwrap();
-    let listener = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::empty(),
-        None,
-    )
-    .unwrap();
+    let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
     nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
     nix::sys::socket::listen(&listener, backlog).unwrap();
     let _waiting = UnixStream::connect(&path).unwrap();
@@ -214,10 +194,7 @@ fn of_several_that_start_at_once_one_wins() {
                 bind(&options(&path, 0o600))
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind_one)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         UnixStream::connect(&path).unwrap();
@@ -231,40 +208,19 @@ fn something_else_at_the_path_is_not_removed() {
     let (temp, path) = temp();
     fs::write(&path, "precious").unwrap();
     let error = bind(&options(&path, 0o600)).unwrap_err();
-    assert!(
-        matches!(error, SocketError::NotASocket { what: "a file", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, SocketError::NotASocket { what: "a file", .. }), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 
     let directory = temp.path().join("directory");
     fs::create_dir(&directory).unwrap();
     let error = bind(&options(&directory, 0o600)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            SocketError::NotASocket {
-                what: "a directory",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, SocketError::NotASocket { what: "a directory", .. }), "{error}");
 
     let link = temp.path().join("link");
     leave_a_socket(&temp.path().join("target"));
     symlink("target", &link).unwrap();
     let error = bind(&options(&link, 0o600)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            SocketError::NotASocket {
-                what: "a symbolic link",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, SocketError::NotASocket { what: "a symbolic link", .. }), "{error}");
     assert!(temp.path().join("target").exists());
 }
 
@@ -283,30 +239,19 @@ fn a_directory_that_others_may_write_to_is_refused() {
     fs::set_permissions(temp.path(), Permissions::from_mode(0o777)).unwrap();
     let error = bind(&options(&path, 0o600)).unwrap_err();
     assert!(matches!(error, SocketError::Writable { .. }), "{error}");
-    assert_eq!(
-        fs::read_dir(temp.path()).unwrap().count(),
-        0,
-        "not even a lock file"
-    );
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "not even a lock file");
 }
 
 #[test]
 fn an_abstract_name_has_one_owner() {
     let name = format!("p11-kms-test-{}-owner", std::process::id());
-    let asked = SocketOptions {
-        endpoint: Endpoint::Abstract(name),
-        mode: 0o600,
-        owner: None,
-        group: None,
-    };
+    let asked =
+        SocketOptions { endpoint: Endpoint::Abstract(name), mode: 0o600, owner: None, group: None };
     let socket = bind(&asked).unwrap();
     assert!(socket.is_abstract());
     assert_eq!(socket.endpoint(), Some(asked.endpoint.clone()));
     let error = bind(&asked).unwrap_err();
-    assert!(
-        error.to_string().contains(&asked.endpoint.to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&asked.endpoint.to_string()), "{error}");
     assert!(is_running(Err(error)));
     drop(socket);
     bind(&asked).unwrap();
@@ -317,12 +262,7 @@ fn an_abstract_name_must_fit() {
     for (length, fits) in [(107, true), (108, false), (0, false)] {
         let name = "p".repeat(length);
         let endpoint = Endpoint::Abstract(name);
-        let result = bind(&SocketOptions {
-            endpoint,
-            mode: 0o600,
-            owner: None,
-            group: None,
-        });
+        let result = bind(&SocketOptions { endpoint, mode: 0o600, owner: None, group: None });
         assert_eq!(result.is_ok(), fits, "{length}: {result:?}");
     }
 }
@@ -354,20 +294,14 @@ fn as_systemd_starts_it() {
         Err(error) => error.to_string(),
     };
     println!("\nRESULT {told}");
-    assert!(
-        std::env::var_os("LISTEN_FDS").is_none(),
-        "a child would take it for its own"
-    );
+    assert!(std::env::var_os("LISTEN_FDS").is_none(), "a child would take it for its own");
 }
 
 #[test]
 fn a_socket_from_systemd_is_taken_and_its_file_is_left() {
     let (_temp, path) = temp();
     let listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(
-        activated(listener, 1),
-        format!("listens on unix://{}", path.display())
-    );
+    assert_eq!(activated(listener, 1), format!("listens on unix://{}", path.display()));
     assert!(path.exists());
 }
 

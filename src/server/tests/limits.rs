@@ -42,13 +42,7 @@ async fn garbage_ends_its_connection_alone() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_begin_is_let_go() {
-    let server = start(
-        Limits {
-            handshake_timeout: SOON,
-            ..Limits::default()
-        },
-        us(),
-    );
+    let server = start(Limits { handshake_timeout: SOON, ..Limits::default() }, us());
     // Says nothing; stops halfway; begins with another frame than SETTINGS.
     let settings = frame(SETTINGS, 0, 0, &[0; 12]);
     let halves: [&[u8]; 5] = [
@@ -67,13 +61,7 @@ async fn a_peer_that_does_not_begin_is_let_go() {
 
 #[tokio::test]
 async fn a_byte_now_and_then_does_not_help() {
-    let server = start(
-        Limits {
-            handshake_timeout: SOON,
-            ..Limits::default()
-        },
-        us(),
-    );
+    let server = start(Limits { handshake_timeout: SOON, ..Limits::default() }, us());
     let mut raw = Raw(server.connect().await);
     let dribble = async {
         for byte in PREFACE.iter().cycle().take(24).chain(&[0; 1_000_000]) {
@@ -88,19 +76,10 @@ async fn a_byte_now_and_then_does_not_help() {
 
 #[tokio::test]
 async fn one_that_has_begun_may_be_idle() {
-    let server = start(
-        Limits {
-            handshake_timeout: SOON,
-            ..Limits::default()
-        },
-        us(),
-    );
+    let server = start(Limits { handshake_timeout: SOON, ..Limits::default() }, us());
     let mut raw = server.greeted().await;
     sleep(SOON * 4).await;
-    raw.0
-        .write_all(&frame(PING, 0, 0, b"12345678"))
-        .await
-        .unwrap();
+    raw.0.write_all(&frame(PING, 0, 0, b"12345678")).await.unwrap();
     while raw.frame().await.expect("closed") != (PING, 1, b"12345678".to_vec()) {}
 }
 
@@ -123,22 +102,14 @@ async fn an_idle_client_that_answers_pings_lives_on() {
 
 #[tokio::test]
 async fn one_that_does_not_answer_pings_is_dead() {
-    let limits = Limits {
-        keepalive_interval: SOON,
-        keepalive_timeout: SOON,
-        ..Limits::default()
-    };
+    let limits = Limits { keepalive_interval: SOON, keepalive_timeout: SOON, ..Limits::default() };
     let server = start(limits, us());
     server.greeted().await.until_closed().await;
 }
 
 #[tokio::test]
 async fn one_that_does_not_read_is_let_go() {
-    let limits = Limits {
-        keepalive_interval: SOON,
-        keepalive_timeout: SOON,
-        ..Limits::default()
-    };
+    let limits = Limits { keepalive_interval: SOON, keepalive_timeout: SOON, ..Limits::default() };
     let server = start(limits, us());
     let mut raw = server.greeted().await;
     // Each ping has to be answered, until the answers fill the socket.
@@ -174,9 +145,7 @@ async fn a_header_too_large_fails_its_call_alone() {
     let server = start(Limits::default(), us());
     let client = server.client().await;
     let mut request = tonic::Request::new(EncryptRequest::default());
-    request
-        .metadata_mut()
-        .insert("x-large", "x".repeat(20_000).parse().unwrap());
+    request.metadata_mut().insert("x-large", "x".repeat(20_000).parse().unwrap());
     client.encrypt_with(request).await.unwrap_err();
     client.status().await;
     assert_eq!(count(&server.counters.accepted), 1);
@@ -184,13 +153,7 @@ async fn a_header_too_large_fails_its_call_alone() {
 
 #[tokio::test]
 async fn no_more_calls_at_a_time_than_the_limit() {
-    let server = start(
-        Limits {
-            streams: 2,
-            ..Limits::default()
-        },
-        us(),
-    );
+    let server = start(Limits { streams: 2, ..Limits::default() }, us());
     let client = server.client().await;
     // The client learns the limit with the server's SETTINGS.
     client.status().await;
@@ -216,10 +179,7 @@ fn out_of_file_descriptors_is_no_end() {
     let output = Command::new("sh")
         .args(["-c", r#"ulimit -n 40; exec "$0" "$@""#])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "server::tests::limits::with_few_file_descriptors",
-        ])
+        .args(["--exact", "server::tests::limits::with_few_file_descriptors"])
         .args(["--ignored", "--test-threads=1"])
         .output()
         .unwrap();

@@ -49,10 +49,7 @@ impl KeyManagementService for Echo {
     ) -> Result<tonic::Response<StatusResponse>, Status> {
         let peer = request.extensions().get::<Peer>().expect("no peer");
         let healthz = format!("uid {} pid {}", peer.uid, peer.pid);
-        Ok(tonic::Response::new(StatusResponse {
-            healthz,
-            ..StatusResponse::default()
-        }))
+        Ok(tonic::Response::new(StatusResponse { healthz, ..StatusResponse::default() }))
     }
 
     async fn encrypt(
@@ -66,10 +63,7 @@ impl KeyManagementService for Echo {
             self.0.go_on.notified().await;
             self.0.waiting.fetch_sub(1, Relaxed);
         }
-        Ok(tonic::Response::new(EncryptResponse {
-            ciphertext,
-            ..EncryptResponse::default()
-        }))
+        Ok(tonic::Response::new(EncryptResponse { ciphertext, ..EncryptResponse::default() }))
     }
 
     async fn decrypt(
@@ -109,13 +103,7 @@ pub(super) fn start_on(
     let service = KeyManagementServiceServer::new(Echo(Arc::clone(&slow)));
     let resolved = async { resolved.await.unwrap_or(()) };
     let task = tokio::spawn(serve(socket, service, limits, allow, resolved));
-    Running {
-        place,
-        counters,
-        slow,
-        shutdown: Some(shutdown),
-        task,
-    }
+    Running { place, counters, slow, shutdown: Some(shutdown), task }
 }
 
 impl Running {
@@ -132,16 +120,8 @@ impl Running {
     }
 
     pub(super) async fn result(self) -> Result<Drained, ServerError> {
-        let Self {
-            place: _place,
-            shutdown: _shutdown,
-            task,
-            ..
-        } = self;
-        timeout(PATIENCE, task)
-            .await
-            .expect("it does not end")
-            .unwrap()
+        let Self { place: _place, shutdown: _shutdown, task, .. } = self;
+        timeout(PATIENCE, task).await.expect("it does not end").unwrap()
     }
 
     pub(super) async fn stop(mut self) -> Drained {
@@ -168,10 +148,7 @@ impl Running {
     /// A raw connection whose greeting is complete.
     pub(super) async fn greeted(&self) -> Raw {
         let mut raw = Raw(self.connect().await);
-        raw.0
-            .write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
-            .await
-            .unwrap();
+        raw.0.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
         assert_eq!(raw.frame().await.expect("closed").0, SETTINGS);
         raw
     }
@@ -184,9 +161,8 @@ pub(super) struct Client(KeyManagementServiceClient<Channel>);
 impl Client {
     async fn over(stream: UnixStream) -> Result<Self, tonic::transport::Error> {
         let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
-        let channel = endpoint
-            .connect_with_connector(Once(Mutex::new(Some(stream)).into()))
-            .await?;
+        let channel =
+            endpoint.connect_with_connector(Once(Mutex::new(Some(stream)).into())).await?;
         Ok(Self(KeyManagementServiceClient::new(channel)))
     }
 
@@ -197,17 +173,11 @@ impl Client {
     pub(super) async fn try_status(&self) -> Result<String, Status> {
         let mut client = self.0.clone();
         let call = client.status(StatusRequest {});
-        timeout(PATIENCE, call)
-            .await
-            .expect("no answer")
-            .map(|answer| answer.into_inner().healthz)
+        timeout(PATIENCE, call).await.expect("no answer").map(|answer| answer.into_inner().healthz)
     }
 
     pub(super) async fn encrypt(&self, plaintext: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let request = EncryptRequest {
-            plaintext,
-            ..EncryptRequest::default()
-        };
+        let request = EncryptRequest { plaintext, ..EncryptRequest::default() };
         self.encrypt_with(tonic::Request::new(request)).await
     }
 
@@ -269,9 +239,7 @@ impl Raw {
             self.0.read_exact(&mut payload).await.ok()?;
             Some((kind, flags, payload))
         };
-        timeout(PATIENCE, reading)
-            .await
-            .expect("neither a frame nor an end")
+        timeout(PATIENCE, reading).await.expect("neither a frame nor an end")
     }
 
     /// Reads and answers nothing until the server closes.

@@ -87,14 +87,7 @@ impl<'a> Device<'a> {
         kek: Object,
     ) -> Result<Self, CallError> {
         let chained = RefCell::new([0; 16]);
-        let device = Self {
-            tools,
-            mechanism,
-            direction,
-            kek,
-            chained,
-            failure: Cell::new(None),
-        };
+        let device = Self { tools, mechanism, direction, kek, chained, failure: Cell::new(None) };
         if device.is_stream() {
             device.init()?;
         }
@@ -111,23 +104,15 @@ impl<'a> Device<'a> {
 
     fn init(&self) -> Result<(), CallError> {
         let iv = self.is_cbc().then_some(&[0; 16]);
-        let Tools {
-            module, session, ..
-        } = self.tools;
+        let Tools { module, session, .. } = self.tools;
         module.begin(self.direction, session, self.mechanism, iv, self.kek)
     }
 
     /// Ends the stream, so that the session is free for the next job, and tells
     /// of the first failure.
     fn end(&self) -> Result<(), CallError> {
-        let Tools {
-            module, session, ..
-        } = self.tools;
-        let ended = if self.is_stream() {
-            module.end(self.direction, session)
-        } else {
-            Ok(())
-        };
+        let Tools { module, session, .. } = self.tools;
+        let ended = if self.is_stream() { module.end(self.direction, session) } else { Ok(()) };
         match self.failure.get() {
             Some(failure) => Err(failure),
             None => ended,
@@ -166,9 +151,7 @@ impl<'a> Device<'a> {
     }
 
     fn one_block(&self, block: [u8; 16]) -> Result<[u8; 16], CallError> {
-        let Tools {
-            module, session, ..
-        } = self.tools;
+        let Tools { module, session, .. } = self.tools;
         // Some modules fill more of the buffer than they say.
         let mut out = Zeroizing::new([0; 64]);
         let len = if self.is_stream() {
@@ -181,10 +164,7 @@ impl<'a> Device<'a> {
             Some(output) if len == 16 => Ok(*output),
             _ => {
                 let function = "the AES block call";
-                Err(CallError {
-                    function,
-                    code: CKR_GENERAL_ERROR,
-                })
+                Err(CallError { function, code: CKR_GENERAL_ERROR })
             }
         }
     }

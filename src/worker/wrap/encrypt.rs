@@ -16,8 +16,6 @@ pub(super) fn transform(
     data: &[u8],
     out: &mut [u8],
 ) -> Result<usize, WrapError> {
-    tools
-        .module
-        .begin(direction, tools.session, mechanism, None, kek)?;
+    tools.module.begin(direction, tools.session, mechanism, None, kek)?;
     Ok(tools.module.all(direction, tools.session, data, out)?)
 }

@@ -39,11 +39,7 @@ pub(super) enum WrapError {
     /// The integrity check on the host failed (method `ecb`).
     Integrity,
     /// The module said yes, but gave a length that cannot be.
-    Length {
-        function: &'static str,
-        wanted: usize,
-        got: usize,
-    },
+    Length { function: &'static str, wanted: usize, got: usize },
     /// Nothing on this token can do that algorithm.
     NoMethod(Algorithm),
 }
@@ -81,17 +77,9 @@ impl Tools<'_> {
         };
         let wanted = Algorithm::wrapped_len(seed.len());
         if got != wanted {
-            return Err(WrapError::Length {
-                function: "wrap",
-                wanted,
-                got,
-            });
+            return Err(WrapError::Length { function: "wrap", wanted, got });
         }
-        out.get(..got).ok_or(WrapError::Length {
-            function: "wrap",
-            wanted,
-            got,
-        })
+        out.get(..got).ok_or(WrapError::Length { function: "wrap", wanted, got })
     }
 
     /// Unwraps `blob` under `kek` into `out`; gives the seed.
@@ -120,17 +108,9 @@ impl Tools<'_> {
             Algorithm::Kwp => got > 0 && got <= wanted && got + 8 > wanted,
         };
         if !possible {
-            return Err(WrapError::Length {
-                function: "unwrap",
-                wanted,
-                got,
-            });
+            return Err(WrapError::Length { function: "unwrap", wanted, got });
         }
-        out.get(..got).ok_or(WrapError::Length {
-            function: "unwrap",
-            wanted,
-            got,
-        })
+        out.get(..got).ok_or(WrapError::Length { function: "unwrap", wanted, got })
     }
 
     fn route(&self, algorithm: Algorithm) -> Result<Route, WrapError> {

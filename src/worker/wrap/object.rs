@@ -24,11 +24,7 @@ impl Drop for Guard<'_> {
 
 impl<'a> Tools<'a> {
     const fn guard(&self, object: Object) -> Guard<'a> {
-        Guard {
-            module: self.module,
-            session: self.session,
-            object,
-        }
+        Guard { module: self.module, session: self.session, object }
     }
 }
 
@@ -39,13 +35,9 @@ pub(super) fn wrap(
     seed: &[u8],
     out: &mut [u8],
 ) -> Result<usize, WrapError> {
-    let object = tools
-        .module
-        .create_seed(tools.session, seed, tools.profile.seed_private)?;
+    let object = tools.module.create_seed(tools.session, seed, tools.profile.seed_private)?;
     let guard = tools.guard(object);
-    Ok(tools
-        .module
-        .wrap_key(tools.session, mechanism, kek, guard.object, out)?)
+    Ok(tools.module.wrap_key(tools.session, mechanism, kek, guard.object, out)?)
 }
 
 pub(super) fn unwrap(

@@ -1,0 +1,165 @@
+//! Several KEKs: which one is written with, and what happens to the others.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the helpers are part of the tests"
+)]
+
+mod common;
+
+use aes_kw::{KeyInit, KwAes256};
+use common::client::{request, request_for};
+use common::daemon::Daemon;
+use common::seed;
+use common::token::{GOOD, Token};
+use p11_kms::generation::Generation;
+use p11_kms::keyring::KeyId;
+use p11_kms::token::protocol::Fingerprint;
+use serde_json::Value;
+use tonic::Code;
+
+const WEAK: (&str, &str) = ("[keyring]", "allow-weak-kek = true\n[keyring]");
+
+/// `key list` of the token, by label; the first of a label if there are two.
+fn listed(token: &Token, label: &str) -> Value {
+    let list = token.run(&["key", "list", "--output", "json"]).json();
+    let mut lines = list.as_array().unwrap().iter();
+    lines.find(|line| line["label"] == label).unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_key_of_another_tool_is_adopted_as_generation_0() {
+    let token = Token::new();
+    token.keygen("k8s-kek", "AES:32", GOOD);
+    token.keygen("k8s-kek-other", "AES:32", GOOD);
+    token.keygen("k8s-kek-0000", "AES:32", GOOD);
+    let line = listed(&token, "k8s-kek");
+    assert_eq!((&line["generation"], &line["state"]), (&0.into(), &"active".into()));
+    let list = token.run(&["key", "list", "--output", "json"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    let daemon = Daemon::start(&token).await;
+    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+
+    token.run(&["key", "generate"]).expect(0, &[]);
+    assert_eq!(listed(&token, "k8s-kek-0001")["state"], "active");
+    assert_eq!(listed(&token, "k8s-kek")["state"], "deactivated");
+}
+
+#[tokio::test]
+async fn the_highest_generation_is_written_with_and_the_others_are_read_with() {
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    let mut written = vec![client.encrypt(&seed(1, 32)).await.unwrap()];
+    for generation in 2..=3 {
+        let before = client.status().await.unwrap().key_id;
+        token.run(&["key", "generate"]).expect(0, &[]);
+        daemon.status(|status| status.key_id != before && status.healthz == "ok").await;
+        written.push(client.encrypt(&seed(generation, 32)).await.unwrap());
+    }
+    for (salt, encrypted) in (1..).zip(&written) {
+        let back = client.decrypt(request_for(encrypted)).await.unwrap();
+        assert!(back == seed(salt, 32), "generation {salt}");
+    }
+    let mut names: Vec<_> = written.iter().map(|encrypted| &encrypted.key_id).collect();
+    names.dedup();
+    assert_eq!(names.len(), 3, "each generation has its own name");
+}
+
+/// What a daemon must find out about a KEK that we know.
+struct Known {
+    cipher: KwAes256,
+    fingerprint: Fingerprint,
+    key_id: KeyId,
+}
+
+fn known(generation: u32, key: &[u8]) -> Known {
+    let key: [u8; 32] = key.try_into().unwrap();
+    let cipher = KwAes256::new(&key.into());
+    let mut room = [0; 40];
+    cipher.wrap_key(Fingerprint::CONSTANT, &mut room).unwrap();
+    let fingerprint = Fingerprint::new(room);
+    let key_id = KeyId::new(Generation::new(generation), 0, &fingerprint);
+    Known { cipher, fingerprint, key_id }
+}
+
+#[tokio::test]
+async fn of_two_keks_of_one_generation_the_lower_fingerprint_is_written_with() {
+    let token = Token::new();
+    token.change_config(WEAK.0, WEAK.1);
+    let mut keks = Vec::new();
+    for salt in [1, 2] {
+        token.import("k8s-kek-0001", &seed(salt, 32));
+        keks.push(known(1, &seed(salt, 32)));
+    }
+    keks.sort_by_key(|kek| kek.fingerprint);
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    assert_eq!(client.status().await.unwrap().key_id, keks[0].key_id.as_str());
+    for kek in &keks {
+        let mut room = [0; 40];
+        let blob = kek.cipher.wrap_key(&seed(9, 32), &mut room).unwrap();
+        let back = client.decrypt(request("aes-kw", kek.key_id.as_str(), blob)).await.unwrap();
+        assert!(back == seed(9, 32));
+    }
+    // The wrong one of the two is no KEK for the blob.
+    let mut room = [0; 40];
+    let blob = keks[0].cipher.wrap_key(&seed(9, 32), &mut room).unwrap();
+    let wrong = request("aes-kw", keks[1].key_id.as_str(), blob);
+    assert_eq!(client.decrypt(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_clone_of_a_kek_has_the_same_name_on_another_token() {
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let token = Token::new();
+        token.change_config(WEAK.0, WEAK.1);
+        token.import("k8s-kek-0007", &seed(1, 32));
+        names.push(listed(&token, "k8s-kek-0007")["key-id"].clone());
+    }
+    assert_eq!(names[0], names[1]);
+    assert_eq!(names[0], known(7, &seed(1, 32)).key_id.as_str());
+}
+
+#[tokio::test]
+async fn a_kek_that_vanishes_is_not_replaced_by_an_older_one() {
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    let old = client.encrypt(&seed(1, 32)).await.unwrap();
+    token.run(&["key", "generate"]).expect(0, &[]);
+    let active = daemon.status(|status| status.key_id != old.key_id).await.key_id;
+    client.round_trip(&seed(2, 32)).await.unwrap();
+
+    token.delete("k8s-kek-0002");
+    let status = daemon.unwell("\"k8s-kek-0002\" (generation 2) is no longer on the token").await;
+    assert_eq!(status.key_id, active, "no other name is given");
+    let refusal = client.encrypt(&seed(3, 32)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal:?}");
+    let back = client.decrypt(request_for(&old)).await.unwrap();
+    assert!(back == seed(1, 32), "what the older one wrote is still read");
+
+    // Generation 2 is free again, so it takes two to get above the lost one.
+    token.run(&["key", "generate"]).expect(0, &[]);
+    token.run(&["key", "generate"]).expect(0, &[]);
+    let well = daemon.well().await;
+    assert_ne!(well.key_id, active);
+    client.round_trip(&seed(4, 32)).await.unwrap();
+    daemon.stop().await;
+}
+
+/// What Status advises has to help.
+#[tokio::test]
+async fn after_a_kek_has_vanished_one_new_kek_sets_things_right() {
+    let token = Token::with_kek();
+    token.run(&["key", "generate"]).expect(0, &[]);
+    let daemon = Daemon::start(&token).await;
+    let lost = daemon.well().await.key_id;
+    token.delete("k8s-kek-0002");
+    daemon.unwell("make a new one with `p11-kms key generate --generation 3`").await;
+    token.run(&["key", "generate", "--generation", "3"]).expect(0, &[]);
+    assert_ne!(daemon.well().await.key_id, lost);
+    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+}

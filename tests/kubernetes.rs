@@ -1,0 +1,95 @@
+//! With Kubernetes' own client, and with a whole kube-apiserver.
+//!
+//! ```sh
+//! found=$(softhsm-test/apiserver/build) && eval "$found"
+//! export KMS_CLIENT KUBE_APISERVER ETCD
+//! cargo nextest run --test kubernetes --run-ignored only
+//! ```
+
+#![allow(clippy::panic, reason = "the helpers are part of the tests")]
+
+mod common;
+
+use common::daemon::Daemon;
+use common::token::Token;
+
+/// Longer than the programs' own limits, which say more.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(16 * 60);
+
+/// The path in that environment variable.
+fn program(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run `softhsm-test/apiserver/build`, which says what it is")
+    })
+}
+
+/// Runs the client beside the daemon; it must end well.
+async fn client(token: &Token, arguments: &[&str]) {
+    let mut command: tokio::process::Command = token.prepared(&program("KMS_CLIENT")).into();
+    command.args(arguments).kill_on_drop(true);
+    let ended = tokio::time::timeout(LIMIT, command.output()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{arguments:?} does not end"));
+    let ended = ended.unwrap_or_else(|error| panic!("KMS_CLIENT cannot be started: {error}"));
+    assert!(
+        ended.status.success(),
+        "{arguments:?}: {}\n{}{}",
+        ended.status,
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr)
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn every_rule_of_kms_v2_is_kept() {
+    program("KMS_CLIENT");
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    client(&token, &["roundtrip", "--endpoint", daemon.endpoint()]).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn every_rule_of_kms_v2_is_kept_on_an_abstract_socket() {
+    program("KMS_CLIENT");
+    let token = Token::with_kek();
+    let endpoint = format!("unix:///@p11-kms-test-{}", std::process::id());
+    let setting = format!("server.endpoint={endpoint}");
+    let daemon = Daemon::spawn(&token, &[&setting]).at(&endpoint);
+    daemon.well().await;
+    client(&token, &["roundtrip", "--endpoint", &endpoint]).await;
+    daemon.stop().await;
+}
+
+/// An apiserver that starts fills its cache.
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn five_thousand_decrypts_at_once() {
+    program("KMS_CLIENT");
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    client(&token, &["storm", "--endpoint", daemon.endpoint(), "--count", "5000"]).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn a_whole_control_plane() {
+    let (apiserver, etcd) = (program("KUBE_APISERVER"), program("ETCD"));
+    program("KMS_CLIENT");
+    let token = Token::with_kek();
+    let config = token.config();
+    let line = [
+        "cluster",
+        "--kube-apiserver",
+        &apiserver,
+        "--etcd",
+        &etcd,
+        "--p11-kms",
+        env!("CARGO_BIN_EXE_p11-kms"),
+        "--config",
+        &config.display().to_string(),
+    ];
+    client(&token, &line).await;
+}
