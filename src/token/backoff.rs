@@ -25,6 +25,11 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// Has it failed too often to be an accident?
+    pub(super) const fn is_serious(&self) -> bool {
+        self.failures >= 2
+    }
+
     /// The wait after one more failure. The first is met at once.
     pub(super) fn next(&mut self) -> Duration {
         let ceiling = self.ceiling();

@@ -87,6 +87,8 @@ struct State {
     lanes: BTreeMap<LaneId, Lane>,
     last_lane: u64,
     waiting: VecDeque<Job>,
+    /// Jobs that workers have answered since the start.
+    answered: u64,
     /// When the first of the present lanes came, or one before it without a gap.
     up_since: Option<Instant>,
     /// Why no worker could be started, while that is so.
@@ -189,6 +191,7 @@ impl Pool {
         if let Some(lane) = state.lanes.get_mut(&id) {
             lane.load = lane.load.saturating_sub(count);
         }
+        state.answered += count as u64;
         state.refill();
     }
 
@@ -232,6 +235,11 @@ impl Pool {
     /// Takes no more jobs. Those that are in go on.
     pub(super) fn close(&self) {
         self.state().closing = true;
+    }
+
+    /// Jobs that workers have answered since the start.
+    pub(super) fn answered(&self) -> u64 {
+        self.state().answered
     }
 
     /// Since when at least one lane has been there without a break.

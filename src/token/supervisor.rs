@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::lane::{Lane, LaneEnd};
 use super::pool::{LaneId, Pool};
 use super::process::{self, Process, Started};
-use super::protocol::{Failure, Method, Report, Setup};
+use super::protocol::{Class, Failure, Method, Report, Setup};
 use crate::config::Stamp;
 
 /// How often a latched PIN is looked at: has its file changed?
@@ -25,9 +25,6 @@ const PIN_WATCH: Duration = Duration::from_secs(1);
 
 /// How often a worker's count of jobs is looked at.
 const GROWTH_WATCH: Duration = Duration::from_millis(100);
-
-/// A worker that lived this long did not fail at its start.
-const SETTLED: Duration = Duration::from_secs(10);
 
 /// What all slots share.
 pub(super) struct Supervisor {
@@ -56,8 +53,9 @@ struct Running {
     lanes: JoinSet<LaneEnd>,
     ids: Vec<LaneId>,
     answered: Arc<AtomicU64>,
+    /// What all workers had answered when this one came.
+    answered_before: u64,
     replace_after: Option<u64>,
-    since: Instant,
 }
 
 enum Ending {
@@ -94,7 +92,11 @@ impl Supervisor {
                     }
                 }
                 Err(failure) => {
-                    self.pool.set_down(failure);
+                    // A lost start may be an accident, and is soon tried again: those who
+                    // wait go on waiting.
+                    if failure.class != Class::TokenLost || backoff.is_serious() {
+                        self.pool.set_down(failure);
+                    }
                     if !self.wait(&mut setup, backoff.next()).await {
                         return;
                     }
@@ -108,7 +110,8 @@ impl Supervisor {
                 Some(Ending::Replace(reason)) => info!(slot, reason, "replacing the worker"),
                 Some(Ending::Broken(failure)) => {
                     warn!(slot, class = ?failure.class, "{failure}");
-                    if current.since.elapsed() > SETTLED {
+                    // A token that gave an answer since is no token to be spared.
+                    if self.pool.answered() > current.answered_before {
                         backoff.reset();
                     }
                     if let Some(broken) = running.take() {
@@ -188,7 +191,8 @@ impl Supervisor {
         // Only the method `object` makes the objects that are counted.
         let replace_after = profile.replace_after_objects.filter(|_| report.kw == Method::Object);
         self.reports.send_replace(Some(Arc::new(report)));
-        Running { process, lanes, ids, answered, replace_after, since: Instant::now() }
+        let answered_before = self.pool.answered();
+        Running { process, lanes, ids, answered, answered_before, replace_after }
     }
 
     /// Waits before the next start: `time`, or until it is worth looking at a
