@@ -30,7 +30,7 @@ pub struct Cli {
     /// How the log is written to standard error [default: text on a terminal, json elsewhere].
     #[arg(long, global = true, env = "P11_KMS_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// What is logged: a level, or directives such as p11_kms=debug [default: info for serve, warn for the rest].
+    /// What is logged: a level, or directives such as p11_kms=debug [default: info for serve, off for the rest].
     #[arg(long, global = true, value_name = "FILTER", env = "P11_KMS_LOG")]
     pub log: Option<String>,
     /// What to do.

@@ -18,6 +18,9 @@ use crate::token::{self, Availability, Client};
 /// What kube-apiserver takes for well, to the letter.
 pub const OK: &str = "ok";
 
+/// What Status says at first.
+const STARTING: &str = "the token is being started";
+
 /// After so many intervals without a good round trip it is no longer true that
 /// the last one was good: the task that makes them hangs.
 const STALE_INTERVALS: u32 = 3;
@@ -58,7 +61,7 @@ impl Health {
     #[must_use]
     pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration) -> Self {
         let state =
-            State { round_trip: RoundTrip::None, key_id: String::new(), said: String::new() };
+            State { round_trip: RoundTrip::None, key_id: String::new(), said: STARTING.to_owned() };
         Self { token, keyring, interval, state: Mutex::new(state) }
     }
 
@@ -95,7 +98,7 @@ impl Health {
     fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
         match self.token.availability() {
             Availability::Down(failure) => return Some(failure.message),
-            Availability::Starting => return Some("the token is being started".to_owned()),
+            Availability::Starting => return Some(STARTING.to_owned()),
             Availability::Up => {}
         }
         match last {

@@ -36,8 +36,14 @@ async fn a_pin_file_that_others_may_read() {
     assert_eq!(check.code(), Some(1));
     assert!(check.stdout.contains("pin-source") && check.stdout.contains("chmod 0600"));
     assert!(!check.stdout.contains(PIN));
-    let daemon = Daemon::spawn(&token, &[]);
-    daemon.unwell("chmod 0600").await;
+    token.run(&["serve"]).expect(2, &said);
+    // While it runs it goes on: the workers that are logged in need no PIN.
+    token.write_pin(PIN, 0o600);
+    let daemon = Daemon::start(&token).await;
+    token.write_pin(PIN, 0o644);
+    daemon.signal(Signal::SIGHUP);
+    daemon.logged("chmod 0600").await;
+    daemon.well().await;
     fs::set_permissions(token.path("pin"), fs::Permissions::from_mode(0o600)).unwrap();
     daemon.well().await;
     daemon.stop().await;
@@ -85,7 +91,7 @@ fn a_token_that_is_there_twice() {
     token.initialise();
     let ended = token.run(&["key", "list"]);
     ended.expect(3, &["2 tokens match", "Add serial= or slot-id="]);
-    let (_, message) = ended.stderr.split_once("\np11-kms: ").unwrap();
+    let (_, message) = ended.stderr.split_once("p11-kms: ").unwrap();
     let serials: Vec<&str> =
         message.split("(serial ").skip(1).filter_map(|rest| rest.split(',').next()).collect();
     assert_eq!(serials.len(), 2, "{ended:?}");

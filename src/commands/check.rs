@@ -10,7 +10,7 @@ use crate::cli::Cli;
 use crate::config::{Config, Endpoint};
 use crate::keyring::Ring;
 use crate::secret::Seed;
-use crate::server::check_directory;
+use crate::server::{SocketError, check_directory};
 use crate::token::protocol::{Class, Failure, Fingerprint, Report};
 
 /// How one check ended.
@@ -117,6 +117,13 @@ fn socket(config: &Config, findings: &mut Findings) {
             Ok(()) => {
                 findings.pass("socket-directory", format!("{} can be used", path.display()));
             }
+            // Root is not the daemon's user, whose directory it may well be.
+            Err(SocketError::Owner { path, owner, us: 0 }) => findings.add(
+                "socket-directory",
+                Grade::Warn,
+                format!("{} belongs to uid {owner}", path.display()),
+                "run `check` as the user that serves: runuser -u p11-kms -- p11-kms check",
+            ),
             Err(error) => findings.add(
                 "socket-directory",
                 Grade::Fail,

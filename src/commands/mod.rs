@@ -20,7 +20,7 @@ use crate::config::{Config, ConfigError, Endpoint};
 use crate::logging::{self, Pace};
 use crate::worker;
 
-/// How a command ended, if not well (DESIGN section 7).
+/// How a command ended, if not well. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It ran, and the answer is no.
@@ -80,7 +80,7 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
     // A command's result is what counts; a daemon's log is all there is of it.
     let (usual, pace) = match cli.command {
         Command::Serve => ("info", Pace::Gathered),
-        _ => ("warn", Pace::Line),
+        _ => ("off", Pace::Line),
     };
     logging::start(cli.log_format, cli.log.as_deref().unwrap_or(usual), pace)
         .map_err(|error| Failed::new(Exit::Usage, error))?;

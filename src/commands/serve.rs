@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::token_access::setup;
 use super::{Exit, Failed, runtime};
 use crate::cli::Cli;
-use crate::config::Config;
+use crate::config::{Config, PinError};
 use crate::health::Health;
 use crate::keyring::Keyring;
 use crate::notify;
@@ -28,6 +28,7 @@ const LOGOUT: Duration = Duration::from_secs(3);
 pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     let config = cli.load_config()?;
     tell_what_is_not_in_effect(&config);
+    refuse_open_pin(&config)?;
     // Before any thread or worker exists: binding sets the umask of the process.
     let socket = bind(&config)?;
     runtime()?.block_on(serve(cli, config, socket))
@@ -189,6 +190,17 @@ impl Running {
         self.workers.reconfigure(new_setup);
         self.config = new;
         info!("SIGHUP: config and PIN are read again, the workers are being replaced");
+    }
+}
+
+/// A PIN that others can get at is a mistake of the config, to be put right before
+/// we serve. One that is not there yet may still come.
+fn refuse_open_pin(config: &Config) -> Result<(), Failed> {
+    match config.token.pin.check() {
+        Err(error @ (PinError::Mode { .. } | PinError::Owner { .. } | PinError::NotAFile(_))) => {
+            Err(Failed::new(Exit::Usage, error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -82,7 +82,11 @@ pub(super) fn refused(endpoint: &Endpoint, status: &tonic::Status) -> Failed {
 fn causes(mut cause: Option<&(dyn Error + 'static)>) -> String {
     let mut text = String::new();
     while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
+        // Layers that only pass an error on repeat its words.
+        let words = inner.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(&format!(": {words}"));
+        }
         cause = inner.source();
     }
     text

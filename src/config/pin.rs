@@ -147,21 +147,30 @@ impl PinSource {
     /// # Errors
     /// See [`PinError`]; each says how to put it right.
     pub fn read(&self) -> Result<Pin, PinError> {
+        let (path, mut file) = self.open()?;
+        let bytes = read_short(&mut file).map_err(|error| failed(&path, error))?;
+        pin_in(&path, &bytes)
+    }
+
+    /// Looks whether only those who may can get at the PIN, without reading it.
+    ///
+    /// # Errors
+    /// See [`PinError`]; each says how to put it right.
+    pub fn check(&self) -> Result<(), PinError> {
+        self.open().map(|_| ())
+    }
+
+    fn open(&self) -> Result<(PathBuf, File), PinError> {
         let path = self.path()?;
-        let us = geteuid().as_raw();
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::PermissionDenied => PinError::Denied { path: path.clone(), us },
-            _ => PinError::Io { path: path.clone(), error },
-        };
-        let mut file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             // A pipe under this name must not hang us.
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
             .open(&path)
-            .map_err(failed)?;
-        check_access(&path, &file.metadata().map_err(failed)?, us)?;
-        let bytes = read_short(&mut file).map_err(failed)?;
-        pin_in(&path, &bytes)
+            .and_then(|file| Ok((file.metadata()?, file)));
+        let (found, file) = opened.map_err(|error| failed(&path, error))?;
+        check_access(&path, &found, geteuid().as_raw())?;
+        Ok((path, file))
     }
 
     /// What the file looks like from outside; none when it is not there.
@@ -175,6 +184,15 @@ impl PinSource {
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
         })
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> PinError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            PinError::Denied { path: path.into(), us: geteuid().as_raw() }
+        }
+        _ => PinError::Io { path: path.into(), error },
     }
 }
 

@@ -111,7 +111,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What every KEK must have (DESIGN section 5).
+/// What every KEK must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// How this token does RFC 3394.

@@ -74,7 +74,7 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// A way of wrapping that has been chosen (DESIGN section 4).
+/// A way of wrapping that has been chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! One wrap, one unwrap: the three ways that DESIGN section 4 knows.
+//! One wrap, one unwrap: by an object, by a cipher call, or block by block.
 //!
 //! All give the same RFC 3394 bytes, so a KEK may move between tokens. What
 //! comes back is checked, not believed.
