@@ -18,8 +18,5 @@ fn the_demo_goes_as_it_should() {
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}", output.status);
     assert!(said.contains("It is the seed."), "no proof was printed");
-    assert!(
-        said.contains("All of it went as it should"),
-        "it stopped early"
-    );
+    assert!(said.contains("All of it went as it should"), "it stopped early");
 }

@@ -127,6 +127,7 @@ async fn status_and_probe_of_an_unhealthy_daemon() {
     let probe = token.run(&["probe"]);
     probe.expect(3, &["FailedPrecondition", "p11-kms key generate"]);
     // A KEK that is made meanwhile makes it well.
+    daemon.all_workers(2).await;
     token.run(&["key", "generate"]).expect(0, &[]);
     daemon.well().await;
     token.run(&["status"]).expect(0, &[]);

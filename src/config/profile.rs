@@ -62,6 +62,7 @@ pub(super) const PROFILE_KEYS: &[&str] = &[
     "value-len",
     "login",
     "login-user-type",
+    "login-lock",
     "init-args",
     "os-locking",
     "finalize",
@@ -171,6 +172,9 @@ pub struct Profile {
     pub login: Login,
     /// A vendor's `CKU_` number instead of `CKU_USER`.
     pub login_user_type: Option<u64>,
+    /// Whether one process at a time may log in or make a key, over all on this
+    /// host that use the module.
+    pub login_lock: bool,
     /// `pReserved` of `C_Initialize`, a C string to modules that want one.
     pub init_args: Option<String>,
     /// Whether `C_Initialize` is called with `CKF_OS_LOCKING_OK`.
@@ -281,6 +285,7 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         value_len: settings.read_or("value-len", ValueLen::Optional, choice(VALUE_LENS)),
         login: settings.read_or("login", Login::User, choice(LOGINS)),
         login_user_type: settings.read("login-user-type", any()),
+        login_lock: settings.read_or("login-lock", false, boolean),
         init_args: settings.read("init-args", plain_text),
         os_locking: settings.read_or("os-locking", true, boolean),
         finalize: settings.read_or("finalize", true, boolean),
@@ -384,7 +389,7 @@ mod tests {
         let profile = Profile::built_in("softhsm").unwrap();
         assert!(profile.verified && !profile.seed_private);
         assert_eq!((profile.method, profile.kwp_method), (Method::Object, Method::Ecb));
-        assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (2, 1, 16));
+        assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (2, 1, 32));
         assert_eq!(profile.value_len, ValueLen::Forbid);
         assert_eq!(profile.replace_after_objects, Some(25_000));
         assert_eq!(profile.errors_ambiguous, [5]);

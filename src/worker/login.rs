@@ -12,6 +12,7 @@ use secrecy::SecretBox;
 use super::errors;
 use super::ffi::{self, Module};
 use super::keys::Handles;
+use super::login_lock::LoginLock;
 use super::methods::{self, Methods};
 use super::session::{SessionThread, Shared};
 use crate::config::{Login, PinError};
@@ -27,6 +28,7 @@ pub(super) struct LoggedIn {
 /// Does all that must be done once per worker. Logs in at most once.
 pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure> {
     let module = load(setup)?;
+    let _turn = LoginLock::take(&setup.module, setup.profile.login_lock)?;
     let pkcs11 = initialise(setup)?;
     let (slot, token) = choose_token(setup, &pkcs11)?;
     let mut warnings = guard_pin(&token)?;
@@ -47,6 +49,7 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
     }
     let shared = std::sync::Arc::new(Shared {
         module,
+        module_path: setup.module.clone(),
         pkcs11: pkcs11.clone(),
         slot,
         methods,

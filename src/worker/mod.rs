@@ -11,6 +11,7 @@ mod errors;
 mod ffi;
 mod keys;
 mod login;
+mod login_lock;
 mod methods;
 mod session;
 mod wrap;

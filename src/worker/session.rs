@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryptoki::context::Pkcs11;
@@ -15,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::errors::{self, Verdict};
 use super::ffi::{Module, Object};
 use super::keys::{self, Handles};
+use super::login_lock::LoginLock;
 use super::methods::Methods;
 use super::wrap::{Buffer, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
@@ -22,13 +24,15 @@ use crate::config::Profile;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
 use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey};
 
-/// Answers that are written together. More would keep the first one waiting,
-/// fewer would wake the front process more often; four was best in trials.
-const GATHER: usize = 4;
+/// Answers that are written together when so many jobs lie ready. Each write wakes
+/// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
+/// 16 it took 62 us. A job that comes alone is answered at once.
+const GATHER: usize = 16;
 
 /// What all session threads of a worker share.
 pub(super) struct Shared {
     pub(super) module: Module,
+    pub(super) module_path: PathBuf,
     pub(super) pkcs11: Pkcs11,
     pub(super) slot: Slot,
     pub(super) methods: Methods,
@@ -176,7 +180,8 @@ impl SessionThread {
     fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
         let label = std::str::from_utf8(label)
             .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
-        let Shared { pkcs11, slot, label: base, .. } = &*self.shared;
+        let Shared { pkcs11, slot, label: base, module_path, profile, .. } = &*self.shared;
+        let _turn = LoginLock::take(module_path, profile.login_lock)?;
         keys::generate(&self.tools(), pkcs11, *slot, base, label)
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it with the token's config and waits until it is well.
+    /// Starts it with the token's config and waits until it is well, with all its workers.
     pub(crate) async fn start(token: &Token) -> Self {
         Self::start_with(token, &[]).await
     }
@@ -31,6 +31,10 @@ impl Daemon {
     pub(crate) async fn start_with(token: &Token, set: &[&str]) -> Self {
         let daemon = Self::spawn(token, set);
         daemon.well().await;
+        // SoftHSM writes its token at a login, and does not always stand it when another
+        // process makes a key or looks at the token in that moment.
+        let workers = set.iter().find_map(|setting| setting.strip_prefix("token.workers="));
+        daemon.all_workers(workers.map_or(2, |count| count.parse().unwrap())).await;
         daemon
     }
 
@@ -174,14 +178,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.ended {
-            return;
+        let mut workers = Vec::new();
+        if !self.ended {
+            // Stopped, it starts no worker between our look and its end.
+            self.signal(Signal::SIGSTOP);
+            workers = self.workers();
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
         }
-        // Stopped, it starts no worker between our look and its end.
-        self.signal(Signal::SIGSTOP);
-        let workers = self.workers();
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
         if std::thread::panicking() {
             eprintln!("--- the daemon's log ---\n{}", tail(&self.log()));
         } else {

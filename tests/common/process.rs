@@ -100,6 +100,20 @@ impl Process {
         kill(Pid::from_raw(self.id), signal).unwrap();
     }
 
+    /// Stops it, as a hung module would. A signal stops one thread, which then stops the
+    /// others: this waits for the last.
+    pub(crate) fn suspend(self) {
+        self.signal(Signal::SIGSTOP);
+        wait_until("a process that stands still", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.id)).unwrap();
+            let mut states = threads.flatten().map(|thread| {
+                let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
+                id.and_then(stat).map(|stat| stat.state)
+            });
+            states.all(|state| state.as_deref() == Some("T")).then_some(())
+        });
+    }
+
     /// A zombie is not alive: it waits only for its parent.
     pub(crate) fn is_alive(self) -> bool {
         stat(self.id).is_some_and(|stat| stat.started == self.started && stat.state != "Z")
