@@ -2,8 +2,11 @@
 //! The log: one line an event to standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -15,6 +18,10 @@ static GATHERED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// So much is written at once even while the daemon never rests, in bytes.
 const FULL: usize = 16 * 1024;
+
+/// What waits for a log that cannot be written, in bytes. What comes after is lost:
+/// to wait for it would mean to serve nobody.
+const MOST: usize = 1024 * 1024;
 
 /// When lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +58,43 @@ pub fn start(format: Option<LogFormat>, filter: &str, pace: Pace) -> Result<(), 
     Ok(())
 }
 
-/// Writes what has been gathered.
+/// Writes what has been gathered, as far as that goes without waiting.
 pub fn flush() {
     flush_lines(&mut GATHERED.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
+/// A full pipe or a stopped terminal must not stop the daemon: what cannot be
+/// written now stays for the next time.
 fn flush_lines(lines: &mut Vec<u8>) {
-    if !lines.is_empty() {
-        // A log that cannot be written must not stop the daemon.
-        let _ = io::stderr().write_all(lines);
-        lines.clear();
+    let stderr = io::stderr();
+    // A file takes everything at once; the rest takes this much without waiting once
+    // it says that it is ready (pipe(7), PIPE_BUF).
+    let piece = if is_regular_file(&stderr) { usize::MAX } else { 4096 };
+    let mut written = 0;
+    while let Some(left) = lines.get(written..).filter(|left| !left.is_empty()) {
+        let next = left.get(..piece).unwrap_or(left);
+        if piece != usize::MAX && !is_ready(&stderr) {
+            break;
+        }
+        match stderr.lock().write(next) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Nobody reads the log any more.
+            Err(_) => written = lines.len(),
+        }
     }
+    lines.drain(..written.min(lines.len()));
+}
+
+fn is_regular_file(stderr: &io::Stderr) -> bool {
+    fstat(stderr).is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
+}
+
+fn is_ready(stderr: &io::Stderr) -> bool {
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    // An error counts as ready: the write will tell.
+    poll(&mut asked, PollTimeout::ZERO) != Ok(0)
 }
 
 fn flush_before_a_panic_ends_us() {
@@ -81,7 +114,9 @@ struct Gatherer;
 impl Write for Gatherer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut lines = GATHERED.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.extend_from_slice(line);
+        if lines.len() + line.len() <= MOST {
+            lines.extend_from_slice(line);
+        }
         if lines.len() >= FULL {
             flush_lines(&mut lines);
         }

@@ -20,6 +20,7 @@ struct Line {
     state: &'static str,
     key_id: Option<String>,
     key_id_hash: Option<String>,
+    id: Option<String>,
     attributes: Option<Attributes>,
     problems: Vec<String>,
 }
@@ -107,6 +108,7 @@ async fn list(cli: &Cli, access: &Access) -> Result<(), Failed> {
         state: "refused",
         key_id: None,
         key_id_hash: None,
+        id: None,
         attributes: None,
         problems: bad.reasons.clone(),
     }));
@@ -129,6 +131,7 @@ impl Line {
             state: if is_active { "active" } else { "deactivated" },
             key_id: Some(kek.key_id.as_str().to_owned()),
             key_id_hash: Some(kek.key_id.as_metrics_label()),
+            id: Some(kek.id.clone()),
             attributes: Some(kek.attributes),
             problems: kek.weaknesses.clone(),
         }
@@ -138,6 +141,9 @@ impl Line {
         let mut text = format!("{}  generation {}  {}", self.label, self.generation, self.state);
         if let (Some(key_id), Some(hash)) = (&self.key_id, &self.key_id_hash) {
             text.push_str(&format!("\n    key_id      {key_id}\n    key_id hash {hash}"));
+        }
+        if let Some(id) = &self.id {
+            text.push_str(&format!("\n    CKA_ID      {id}"));
         }
         if let Some(attributes) = &self.attributes {
             text.push_str(&format!("\n    attributes  {}", in_words(attributes)));

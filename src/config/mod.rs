@@ -53,7 +53,7 @@ pub struct Token {
     pub module: PathBuf,
     /// Which of the module's tokens.
     pub uri: TokenUri,
-    /// Where its PIN is. Only the worker reads it.
+    /// Where its PIN is. The daemon's front never reads it.
     pub pin: PinSource,
     /// What is particular to its family, with what the configuration changes.
     pub profile: Profile,

@@ -23,7 +23,7 @@ const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// The longest PIN in bytes. The longest that a known token takes has 255.
 const LONGEST: usize = 256;
 
-/// Where the PIN is. Only the worker reads it.
+/// Where the PIN is. The daemon's front never reads it, only its workers do.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum PinSource {
@@ -41,8 +41,6 @@ pub struct Stamp {
     size: u64,
     /// Seconds and nanoseconds.
     modified: (i64, i64),
-    /// Seconds and nanoseconds. Nobody can set it back, unlike `modified`.
-    changed: (i64, i64),
 }
 
 /// Why there is no PIN. It holds the path and never what is in the file.
@@ -182,7 +180,6 @@ impl PinSource {
             inode: found.ino(),
             size: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
         })
     }
 }

@@ -314,6 +314,16 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
             "needs kwp-mechanism, the number of the token's RFC 5649 mechanism",
         );
     }
+    if !profile.os_locking && profile.sessions > 1 {
+        settings
+            .refuse("sessions", "must be 1 with os-locking = false: modules crash without locks");
+    }
+    if profile.new_keys_need_initialize && profile.workers > 1 {
+        settings.refuse(
+            "workers",
+            "must be 1 with new-keys-need-initialize, so that a search is never answered by an older one",
+        );
+    }
     (!settings.is_bad()).then_some(profile)
 }
 
@@ -403,7 +413,8 @@ mod tests {
              workers = 16\nsessions = 64\npipeline-depth = 64\nread-write-sessions = true\n\
              value-len = 'require'\nlogin = 'none'\nlogin-user-type = 0x80000001\n\
              init-args = \"configdir='sql:/x'\"\n\
-             os-locking = false\nfinalize = false\nnew-keys-need-initialize = true\n\
+             os-locking = true\nfinalize = false\nnew-keys-need-initialize = false\n\
+             login-lock = true\n\
              replace-after-objects = 0\ncall-timeout = '1500ms'\nerrors-token-lost = [1]\n\
              errors-session-lost = [2]\nerrors-ambiguous = [3]\nerrors-bad-input = [4]\n\
              errors-pin = [5]",
@@ -414,8 +425,8 @@ mod tests {
         assert_eq!(profile.kwp_method, Method::Encrypt);
         assert_eq!((profile.ecb_mechanism, profile.ecb_stream), (EcbMechanism::Cbc, false));
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (16, 64, 64));
-        assert!(profile.read_write_sessions && profile.new_keys_need_initialize);
-        assert!(!profile.os_locking && !profile.finalize);
+        assert!(profile.read_write_sessions && profile.login_lock);
+        assert!(profile.os_locking && !profile.finalize);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));
         assert_eq!(profile.init_args.as_deref(), Some("configdir='sql:/x'"));
@@ -453,6 +464,8 @@ mod tests {
             ("[token]", "token: unknown key"),
             ("pin = '1234'", "pin: a PIN never stands in a configuration"),
             ("method", "p.toml, line 1: not valid TOML"),
+            ("os-locking = false", "sessions: must be 1 with os-locking = false"),
+            ("new-keys-need-initialize = true\nworkers = 2", "workers: must be 1 with"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

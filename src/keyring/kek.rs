@@ -83,6 +83,8 @@ pub struct Kek {
     pub fingerprint: Fingerprint,
     /// The name that the cluster knows it by.
     pub key_id: KeyId,
+    /// Its `CKA_ID` in hex, by which other tools find it.
+    pub id: String,
     /// What may be done with it.
     pub attributes: Attributes,
     /// What is weak about it, if the config allows weak KEKs.
@@ -126,7 +128,8 @@ impl Policy {
     /// # Errors
     /// [`Refused`] with every attribute that is wrong.
     pub fn judge(self, key: FoundKey) -> Result<Kek, Refused> {
-        let FoundKey { label, generation, attributes, fingerprint, .. } = key;
+        let FoundKey { label, generation, id, attributes, fingerprint } = key;
+        let id = hex(&id);
         let weaknesses = weaknesses(&attributes);
         let mut reasons = self.hindrances(&attributes);
         if !self.allow_weak {
@@ -135,7 +138,7 @@ impl Policy {
         match fingerprint {
             Ok(fingerprint) if reasons.is_empty() => {
                 let key_id = KeyId::new(generation, 0, &fingerprint);
-                Ok(Kek { generation, label, fingerprint, key_id, attributes, weaknesses })
+                Ok(Kek { generation, label, fingerprint, key_id, id, attributes, weaknesses })
             }
             Ok(_) => Err(Refused { label, generation, reasons }),
             Err(failure) => {

@@ -40,7 +40,6 @@ pub enum Error {
 }
 
 /// A wrapped seed and all that is needed to get it back.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Wrapped {
     /// RFC 3394 or RFC 5649 output and nothing else.
     pub blob: Vec<u8>,
@@ -111,8 +110,18 @@ impl Keyring {
     pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
         let kek = self.active()?;
         let algorithm = Algorithm::for_len(seed.len());
-        let blob = self.token.wrap(&kek.fingerprint, algorithm, seed, time).await?;
-        Ok(Wrapped { blob, algorithm, kek })
+        match self.token.wrap(&kek.fingerprint, algorithm, seed, time).await {
+            Ok(blob) => Ok(Wrapped { blob, algorithm, kek }),
+            Err(token::Error::Failed(failure)) if failure.class == Class::UnknownKek => {
+                // One look for all whom this hits; then Status tells it too.
+                if let Ok(_looking) = self.last_look.try_lock() {
+                    self.look(time).await?;
+                }
+                let message = format!("the active KEK \"{}\" is no longer on the token", kek.label);
+                Err(Error::NoActiveKek(message))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Finds the KEK that a key_id names, with a fresh look if it is not known:

@@ -83,6 +83,10 @@ impl Ring {
     /// Why there is no active KEK, and what to do.
     #[must_use]
     pub fn why_none(&self, label: &str) -> String {
+        let is_refused = |kek: &Arc<Kek>| self.refused.iter().find(|bad| bad.label == kek.label);
+        if let Some(bad) = self.vanished.as_ref().and_then(is_refused) {
+            return bad.to_string();
+        }
         if let Some(kek) = &self.vanished {
             let above = kek.generation.next().map_or_else(String::new, |next| next.to_string());
             return format!(
@@ -159,6 +163,15 @@ mod tests {
         let before = ring(vec![good_key(1, 1)]);
         let after = before.seen(vec![good_key(1, 9)], POLICY);
         assert_eq!(active_generation(&after), None);
+    }
+
+    #[test]
+    fn an_active_kek_that_is_refused_now_is_not_said_to_be_gone() {
+        let before = ring(vec![good_key(1, 1)]);
+        let mut bad = good_key(1, 1);
+        bad.attributes.extractable = Some(true);
+        let why = before.seen(vec![bad], POLICY).why_none("k8s-kek");
+        assert!(why.contains("CKA_EXTRACTABLE"), "{why}");
     }
 
     #[test]

@@ -116,8 +116,7 @@ pub fn encode_job(
     frame
 }
 
-/// A job as it lies in the worker's buffer.
-#[derive(Debug, PartialEq, Eq)]
+/// A job as it lies in the worker's buffer. Its payload may be a seed.
 pub struct JobRef<'a> {
     /// What to do.
     pub operation: Operation,
@@ -127,6 +126,12 @@ pub struct JobRef<'a> {
     pub kek: Fingerprint,
     /// The seed, the blob or the label.
     pub payload: &'a [u8],
+}
+
+impl std::fmt::Debug for JobRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {} bytes", self.operation, self.payload.len())
+    }
 }
 
 /// Reads a job from what stood between its length and the next frame.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Error;
-use super::frame::{Inbox, MAX_ANSWER, decode_answer};
+use super::frame::{Inbox, MAX_ANSWER, MAX_JOB, decode_answer};
 use super::pool::{Job, LaneId, Pool};
 use super::protocol::{Class, Failure};
 
@@ -64,7 +64,8 @@ impl Lane {
             at_worker: VecDeque::new(),
             unsent: 0,
             running_since: Instant::now(),
-            out: Zeroizing::new(Vec::new()),
+            // Room for all that may be at the worker: growing would leave unwiped copies.
+            out: Zeroizing::new(Vec::with_capacity(depth * (4 + MAX_JOB))),
             inbox: Inbox::new(MAX_ANSWER),
         }
     }
@@ -103,23 +104,39 @@ impl Lane {
             return Ok(true);
         }
         tokio::select! {
-            () = self.wake.notified() => {}
+            // What has come is read before anybody is found late: it may be we who slept.
+            biased;
             ready = self.socket.readable() => {
                 ready.map_err(lost)?;
                 self.receive()?;
             }
+            () = self.wake.notified() => {}
             ready = self.socket.writable(), if !self.out.is_empty() => ready.map_err(lost)?,
-            _ = check.tick(), if busy => {
-                if self.running_since.elapsed() > self.call_timeout {
-                    return Err(Failure::new(Class::TokenLost, format!(
-                        "the token has not answered one call for {} (token.call-timeout): \
-                         the module hangs, its worker is replaced",
-                        humantime::format_duration(self.call_timeout)
-                    )));
-                }
-            }
+            _ = check.tick(), if busy => self.look_for_a_hang()?,
         }
         Ok(false)
+    }
+
+    /// A wrap or unwrap that takes longer than `call-timeout` hangs. A search or a new
+    /// key is many calls, and has until its own deadline.
+    fn look_for_a_hang(&self) -> Result<(), Failure> {
+        let Some(first) = self.at_worker.front() else { return Ok(()) };
+        let late = if first.is_one_seed() {
+            self.running_since.elapsed() > self.call_timeout
+        } else {
+            first.is_late()
+        };
+        if !late {
+            return Ok(());
+        }
+        let limit = humantime::format_duration(self.call_timeout);
+        Err(Failure::new(
+            Class::TokenLost,
+            format!(
+                "the token has not answered in time (token.call-timeout is {limit}): \
+                 the module hangs, its worker is replaced"
+            ),
+        ))
     }
 
     fn send_new(&mut self) -> io::Result<bool> {

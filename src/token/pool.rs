@@ -55,7 +55,17 @@ impl Job {
 
     /// Does anybody still want it?
     fn is_wanted(&self) -> bool {
-        !self.reply.is_closed() && Instant::now() < self.deadline
+        !self.reply.is_closed() && !self.is_late()
+    }
+
+    /// Is its deadline over?
+    pub(super) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Is it a single wrap or unwrap?
+    pub(super) const fn is_one_seed(&self) -> bool {
+        matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
     }
 
     /// May another worker try it?

@@ -64,8 +64,6 @@ pub struct Report {
     pub token_model: String,
     /// The token's manufacturer.
     pub token_manufacturer: String,
-    /// The slot it sits in. Never used to choose it again.
-    pub slot: u64,
     /// How RFC 3394 is done on this token.
     pub kw: Method,
     /// How RFC 5649 is done on this token; `None` if it cannot be.

@@ -86,10 +86,14 @@ impl Supervisor {
         let mut running: Option<Running> = None;
         loop {
             match self.start(&mut setup, slot).await {
-                Ok(next) => {
+                Ok((next, report)) => {
+                    // In this order: who hears of the new worker must not be served by
+                    // the old one any more.
                     if let Some(old) = running.replace(next) {
-                        tokio::spawn(old.retire(self.pool.clone()));
+                        old.feed_no_more(&self.pool);
+                        tokio::spawn(old.retire());
                     }
+                    self.reports.send_replace(Some(report));
                 }
                 Err(failure) => {
                     // A lost start may be an accident, and is soon tried again: those who
@@ -97,7 +101,7 @@ impl Supervisor {
                     if failure.class != Class::TokenLost || backoff.is_serious() {
                         self.pool.set_down(failure);
                     }
-                    if !self.wait(&mut setup, backoff.next()).await {
+                    if !self.wait_beside(&mut running, &mut setup, backoff.next()).await {
                         return;
                     }
                     continue;
@@ -123,7 +127,8 @@ impl Supervisor {
                 }
                 None => {
                     if let Some(last) = running.take() {
-                        last.retire(self.pool.clone()).await;
+                        last.feed_no_more(&self.pool);
+                        last.retire().await;
                     }
                     return;
                 }
@@ -135,7 +140,7 @@ impl Supervisor {
         &self,
         setup: &mut watch::Receiver<Arc<Setup>>,
         slot: usize,
-    ) -> Result<Running, Failure> {
+    ) -> Result<(Running, Arc<Report>), Failure> {
         let _one_at_a_time = self.login.lock().await;
         let setup = setup.borrow_and_update().clone();
         let stamp = setup.pin.stamp();
@@ -158,7 +163,7 @@ impl Supervisor {
         }
     }
 
-    fn adopt(&self, started: Started, setup: &Setup, slot: usize) -> Running {
+    fn adopt(&self, started: Started, setup: &Setup, slot: usize) -> (Running, Arc<Report>) {
         let Started { process, report, sessions } = started;
         info!(
             slot,
@@ -190,9 +195,9 @@ impl Supervisor {
         }
         // Only the method `object` makes the objects that are counted.
         let replace_after = profile.replace_after_objects.filter(|_| report.kw == Method::Object);
-        self.reports.send_replace(Some(Arc::new(report)));
         let answered_before = self.pool.answered();
-        Running { process, lanes, ids, answered, answered_before, replace_after }
+        let running = Running { process, lanes, ids, answered, answered_before, replace_after };
+        (running, Arc::new(report))
     }
 
     /// Waits before the next start: `time`, or until it is worth looking at a
@@ -203,6 +208,25 @@ impl Supervisor {
             () = sleep(if latched { PIN_WATCH } else { time }) => setup.has_changed().is_ok(),
             changed = setup.changed() => changed.is_ok(),
         }
+    }
+
+    /// The same while an old worker is still at work: it may break meanwhile.
+    async fn wait_beside(
+        &self,
+        running: &mut Option<Running>,
+        setup: &mut watch::Receiver<Arc<Setup>>,
+        time: Duration,
+    ) -> bool {
+        let Some(old) = running else { return self.wait(setup, time).await };
+        let failure = tokio::select! {
+            go_on = self.wait(setup, time) => return go_on,
+            failure = old.broken() => failure,
+        };
+        warn!(class = ?failure.class, "{failure}");
+        if let Some(broken) = running.take() {
+            tokio::spawn(broken.abandon());
+        }
+        true
     }
 
     fn latched(&self, setup: &Arc<Setup>, stamp: Option<Stamp>) -> Option<Failure> {
@@ -232,32 +256,35 @@ impl Supervisor {
 impl Running {
     /// Waits until it breaks or is due; `None`: the supervisor is to end.
     async fn end(&mut self, setup: &mut watch::Receiver<Arc<Setup>>) -> Option<Ending> {
-        let mut growth = tokio::time::interval(GROWTH_WATCH);
-        growth.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                failure = self.process.died() => return Some(Ending::Broken(failure)),
-                Some(Ok(LaneEnd::Broken(failure))) = self.lanes.join_next() => {
-                    return Some(Ending::Broken(failure));
-                }
-                changed = setup.changed() => {
-                    return changed.ok().map(|()| Ending::Replace("a new one was asked for"));
-                }
-                _ = growth.tick(), if self.replace_after.is_some() => {
-                    let answered = self.answered.load(Ordering::Relaxed);
-                    if self.replace_after.is_some_and(|limit| answered >= limit) {
-                        return Some(Ending::Replace("it has made as many objects as the profile allows"));
-                    }
-                }
+        let (answered, limit) = (self.answered.clone(), self.replace_after);
+        tokio::select! {
+            failure = self.broken() => Some(Ending::Broken(failure)),
+            changed = setup.changed() => {
+                changed.ok().map(|()| Ending::Replace("a new one was asked for"))
+            }
+            () = grown(&answered, limit) => {
+                Some(Ending::Replace("it has made as many objects as the profile allows"))
             }
         }
     }
 
-    /// Lets it finish what it has, then go.
-    async fn retire(mut self, pool: Arc<Pool>) {
+    /// Waits until it is of no more use.
+    async fn broken(&mut self) -> Failure {
+        tokio::select! {
+            failure = self.process.died() => failure,
+            Some(Ok(LaneEnd::Broken(failure))) = self.lanes.join_next() => failure,
+        }
+    }
+
+    /// Gives it no more jobs.
+    fn feed_no_more(&self, pool: &Pool) {
         for id in &self.ids {
             pool.retire(*id);
         }
+    }
+
+    /// Lets it finish what it has, then go.
+    async fn retire(mut self) {
         while self.lanes.join_next().await.is_some() {}
         self.process.farewell().await;
     }
@@ -266,5 +293,13 @@ impl Running {
     async fn abandon(mut self) {
         self.process.kill().await;
         while self.lanes.join_next().await.is_some() {}
+    }
+}
+
+/// Waits until a worker has answered as many jobs as it may.
+async fn grown(answered: &AtomicU64, limit: Option<u64>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    while answered.load(Ordering::Relaxed) < limit {
+        sleep(GROWTH_WATCH).await;
     }
 }

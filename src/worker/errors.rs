@@ -135,6 +135,24 @@ pub(super) fn from_cryptoki(error: &CryptokiError, doing: &str, profile: &Profil
     }
 }
 
+/// What a failed login means. Unless the code says plainly that token or session are
+/// gone, the token may have counted a wrong PIN, whatever it calls that: trying again
+/// could lock it.
+pub(super) fn login_class(error: &CryptokiError, profile: &Profile) -> Class {
+    let CryptokiError::Pkcs11(code, _) = error else { return Class::PinAtRisk };
+    match verdict(raw(*code), profile) {
+        Verdict::Plain(
+            class @ (Class::PinWrong | Class::PinAtRisk | Class::TokenLost | Class::SessionLost),
+        ) => class,
+        _ => Class::PinAtRisk,
+    }
+}
+
+/// Did a key go away while it was looked at?
+pub(super) fn is_gone(error: &CryptokiError) -> bool {
+    matches!(error, CryptokiError::Pkcs11(code, _) if STALE_HANDLE.contains(&raw(*code)))
+}
+
 /// The number behind the crate's name for a code: it keeps only the names.
 fn raw(code: RvError) -> CK_RV {
     if let RvError::VendorDefined(number) | RvError::UnknownErrorCode(number) = code {
@@ -148,6 +166,8 @@ fn raw(code: RvError) -> CK_RV {
 
 #[cfg(test)]
 mod tests {
+    use cryptoki::context::Function;
+
     use super::*;
 
     fn generic() -> Profile {
@@ -175,6 +195,20 @@ mod tests {
         assert_eq!(verdict(sys::CKR_DEVICE_ERROR, &profile), Verdict::Ambiguous);
         profile.errors_token_lost.push(sys::CKR_DEVICE_ERROR);
         assert_eq!(verdict(sys::CKR_DEVICE_ERROR, &profile), Verdict::Plain(Class::TokenLost));
+    }
+
+    #[test]
+    fn a_login_that_failed_for_no_plain_reason_is_not_tried_again() {
+        let class = |code| {
+            let Rv::Error(named) = Rv::from(code) else { panic!("{code:x} is an error") };
+            login_class(&CryptokiError::Pkcs11(named, Function::Login), &generic())
+        };
+        assert_eq!(class(sys::CKR_PIN_INCORRECT), Class::PinWrong);
+        assert_eq!(class(sys::CKR_TOKEN_NOT_PRESENT), Class::TokenLost);
+        assert_eq!(class(sys::CKR_DEVICE_REMOVED), Class::TokenLost);
+        for unclear in [sys::CKR_GENERAL_ERROR, sys::CKR_FUNCTION_FAILED, 0x8000_000b, 0x1b8] {
+            assert_eq!(class(unclear), Class::PinAtRisk, "{unclear:x}");
+        }
     }
 
     #[test]

@@ -54,21 +54,32 @@ pub(super) fn find(
 ) -> Result<Vec<FoundKey>, Failure> {
     let lost = |error| errors::from_cryptoki(&error, "searching for KEKs", tools.profile);
     let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
-    let mut found = Vec::new();
-    let mut places = Vec::new();
+    let mut found: Vec<FoundKey> = Vec::new();
+    let mut places: Vec<(Fingerprint, Object)> = Vec::new();
     for handle in session.find_objects(&template).map_err(lost)? {
-        let Some(key) = read(tools, session, handle, label).map_err(lost)? else {
-            continue;
-        };
-        match &key.fingerprint {
-            Ok(fingerprint) => places.push((*fingerprint, handle.handle())),
-            // Not this key but the token is at fault: a list without it would be a lie.
-            Err(failure) if failure.class.wants_new_worker() => return Err(failure.clone()),
-            Err(_) => {}
+        let Some(key) = read(tools, session, handle, label).map_err(lost)? else { continue };
+        if let Ok(fingerprint) = key.fingerprint {
+            places.push((fingerprint, handle.handle()));
         }
         found.push(key);
     }
-    handles.set(places);
+    handles.set(places.clone());
+    // A code that can mean a lost token: is it that, or only this key's own trouble?
+    let is_lost = |failure: &Failure| failure.class.wants_new_worker();
+    let in_doubt =
+        found.iter().find_map(|key| key.fingerprint.as_ref().err().filter(|it| is_lost(it)));
+    if let Some(failure) = in_doubt.cloned() {
+        let works =
+            |(fingerprint, kek): &(Fingerprint, Object)| is_known_good(tools, *kek, fingerprint);
+        if !places.first().is_some_and(works) {
+            return Err(failure);
+        }
+        for key in &mut found {
+            if let Err(failure) = &mut key.fingerprint {
+                failure.class = Class::Refused;
+            }
+        }
+    }
     Ok(found)
 }
 
@@ -125,7 +136,13 @@ fn read(
 ) -> Result<Option<FoundKey>, cryptoki::error::Error> {
     let mut label = None;
     let mut id = Vec::new();
-    for attribute in session.get_attributes(handle, &[AttributeType::Label, AttributeType::Id])? {
+    let wanted = [AttributeType::Label, AttributeType::Id];
+    let known = match session.get_attributes(handle, &wanted) {
+        Ok(known) => known,
+        Err(error) if errors::is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for attribute in known {
         match attribute {
             Attribute::Label(bytes) => label = String::from_utf8(bytes).ok(),
             Attribute::Id(bytes) => id = bytes,
@@ -137,8 +154,22 @@ fn read(
         return Ok(None);
     };
     let attributes = attributes(session, handle);
-    let fingerprint = fingerprint(tools, handle.handle());
+    let fingerprint = if may_wrap(tools.methods.kw.method, &attributes) {
+        fingerprint(tools, handle.handle())
+    } else {
+        Err(Failure::new(Class::Refused, "its attributes do not let it wrap"))
+    };
     Ok(Some(FoundKey { label, generation, id, attributes, fingerprint }))
+}
+
+/// A key that says itself that it cannot is not tried: nobody knows what code a token
+/// would answer with.
+fn may_wrap(method: Method, attributes: &Attributes) -> bool {
+    let right = match method {
+        Method::Object => attributes.wrap,
+        Method::Encrypt | Method::Ecb => attributes.encrypt,
+    };
+    right != Some(false)
 }
 
 /// Reads attribute by attribute: a token that does not know one may refuse the

@@ -28,11 +28,15 @@ pub(super) struct LoggedIn {
 /// Does all that must be done once per worker. Logs in at most once.
 pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure> {
     let module = load(setup)?;
-    let _turn = LoginLock::take(&setup.module, setup.profile.login_lock)?;
+    let turn = LoginLock::take(&setup.module, setup.profile.login_lock);
     let pkcs11 = initialise(setup)?;
     let (slot, token) = choose_token(setup, &pkcs11)?;
-    let mut warnings = guard_pin(&token)?;
+    let mut warnings = match setup.profile.login {
+        Login::User => guard_pin(&token)?,
+        Login::None => Vec::new(),
+    };
     let methods = methods::choose(&module, slot.id(), &setup.profile, setup.require_fips)?;
+    warnings.extend(turn.warning());
     if methods.kwp.is_none() {
         warnings.push(
             "no way to do RFC 5649 on this token: plaintexts whose length is no multiple of 8 \
@@ -42,7 +46,7 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
     }
     let first = open(setup, &pkcs11, slot)?;
     authenticate(setup, &first)?;
-    let report = report(&pkcs11, slot, &token, &methods, warnings);
+    let report = report(&pkcs11, &token, &methods, warnings);
     let mut open_sessions = vec![first];
     while open_sessions.len() < sessions {
         open_sessions.push(open(setup, &pkcs11, slot)?);
@@ -85,7 +89,7 @@ fn initialise(setup: &Setup) -> Result<Pkcs11, Failure> {
             "{}. Does it find its own configuration (environment variables, files, daemons)?",
             found.message
         );
-        Failure::new(Class::Module, message)
+        Failure::new(found.class, message)
     };
     let pkcs11 = Pkcs11::new(&setup.module).map_err(|error| failed(&error))?;
     let reserved = match &setup.profile.init_args {
@@ -212,27 +216,22 @@ fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failure> {
     match session.login_with_raw(user, &pin) {
         Ok(()) | Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(error) => {
+            let class = errors::login_class(&error, &setup.profile);
             let failure = errors::from_cryptoki(&error, "logging in", &setup.profile);
-            if failure.class != Class::PinWrong {
-                return Err(failure);
+            if !class.latches() {
+                return Err(Failure::new(class, failure.message));
             }
             let message = format!(
                 "{}. This PIN will not be tried again: correct it where token.pin-file or \
                  token.pin-credential says; a changed PIN or SIGHUP starts a new attempt",
                 failure.message
             );
-            Err(Failure::new(Class::PinWrong, message))
+            Err(Failure::new(class, message))
         }
     }
 }
 
-fn report(
-    pkcs11: &Pkcs11,
-    slot: Slot,
-    token: &TokenInfo,
-    methods: &Methods,
-    warnings: Vec<String>,
-) -> Report {
+fn report(pkcs11: &Pkcs11, token: &TokenInfo, methods: &Methods, warnings: Vec<String>) -> Report {
     Report {
         library: pkcs11
             .get_library_info()
@@ -241,7 +240,6 @@ fn report(
         token_serial: token.serial_number().to_owned(),
         token_model: token.model().to_owned(),
         token_manufacturer: token.manufacturer_id().to_owned(),
-        slot: slot.id(),
         kw: methods.kw.method,
         kwp: methods.kwp.map(|route| route.method),
         warnings,

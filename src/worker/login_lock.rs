@@ -3,35 +3,49 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::token::protocol::{Class, Failure};
+/// A login takes some 15 ms. Whoever holds the lock for much longer is not logging
+/// in: anybody who can read the module can hold it, and must not keep us down.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Held while nobody else on this host may log in or make a key.
+/// Held while nobody else on this host should log in or make a key.
 pub(super) struct LoginLock {
     _file: Option<Flock<File>>,
+    missed: bool,
 }
 
 impl LoginLock {
-    /// Waits for its turn, if the profile wants one. The lock lies on the module's
-    /// own file, which all who use it share and which needs no right to write.
-    pub(super) fn take(module: &Path, wanted: bool) -> Result<Self, Failure> {
-        if !wanted {
-            return Ok(Self { _file: None });
-        }
-        let failed = |error: &dyn std::fmt::Display| {
-            let message = format!("token.module {}: cannot lock it: {error}", module.display());
-            Failure::new(Class::Module, message)
-        };
-        let mut file = File::open(module).map_err(|error| failed(&error))?;
+    /// Waits for its turn, if the profile wants one, and goes on without it when that
+    /// takes too long. The lock lies on the module's own file, which all who use it
+    /// share and which needs no right to write.
+    pub(super) fn take(module: &Path, wanted: bool) -> Self {
+        let file = if wanted { Self::wait(module) } else { None };
+        Self { missed: wanted && file.is_none(), _file: file }
+    }
+
+    fn wait(module: &Path) -> Option<Flock<File>> {
+        let mut file = File::open(module).ok()?;
+        let began = Instant::now();
         loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(Self { _file: Some(lock) }),
-                Err((back, Errno::EINTR)) => file = back,
-                Err((_, error)) => return Err(failed(&error)),
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Some(lock),
+                Err(_) if began.elapsed() > PATIENCE => return None,
+                Err((back, _)) => file = back,
             }
+            thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What to tell when it was not to be had.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.missed.then(|| {
+            "somebody else holds the lock for logins on the module's file (token.login-lock): \
+             logged in without it"
+                .to_owned()
+        })
     }
 }

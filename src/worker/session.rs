@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
@@ -18,7 +19,7 @@ use super::ffi::{Module, Object};
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
-use super::wrap::{Buffer, SLACK, Tools, WrapError, buffer};
+use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
 use crate::config::Profile;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
@@ -28,6 +29,13 @@ use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey};
 /// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
 /// 16 it took 62 us. A job that comes alone is answered at once.
 const GATHER: usize = 16;
+
+/// An answer waits no longer than that for others: a slow token's callers must not
+/// wait for each other, and the front must not take a slow worker for a hung one.
+const LONGEST_GATHER: Duration = Duration::from_millis(5);
+
+/// Length and outcome before each answer, in bytes.
+const ANSWER_HEAD: usize = 5;
 
 /// What all session threads of a worker share.
 pub(super) struct Shared {
@@ -51,7 +59,8 @@ impl SessionThread {
     /// Serves jobs until the front closes its end.
     pub(super) fn run(self, mut socket: UnixStream) -> io::Result<()> {
         let mut inbox = Inbox::new(MAX_JOB);
-        let mut answers = Zeroizing::new(Vec::with_capacity(GATHER * 64));
+        // Room for all that is gathered: growing would leave unwiped copies behind.
+        let mut answers = Zeroizing::new(Vec::with_capacity(GATHER * (ANSWER_HEAD + ROOM)));
         let mut scratch = buffer();
         loop {
             let arrived = match socket.read(inbox.room()) {
@@ -62,14 +71,16 @@ impl SessionThread {
             };
             inbox.filled(arrived);
             let mut gathered = 0;
+            let mut since = Instant::now();
             while let Some(body) = inbox.next_frame().map_err(io::Error::other)? {
                 let job = frame::decode_job(body).map_err(io::Error::other)?;
                 self.answer(&job, &mut scratch, &mut answers);
                 wipe(&mut scratch, job.payload.len());
                 gathered += 1;
-                if gathered == GATHER {
+                if gathered == GATHER || since.elapsed() > LONGEST_GATHER {
                     send(&mut socket, &mut answers)?;
                     gathered = 0;
+                    since = Instant::now();
                 }
             }
             send(&mut socket, &mut answers)?;
@@ -181,7 +192,7 @@ impl SessionThread {
         let label = std::str::from_utf8(label)
             .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
         let Shared { pkcs11, slot, label: base, module_path, profile, .. } = &*self.shared;
-        let _turn = LoginLock::take(module_path, profile.login_lock)?;
+        let _turn = LoginLock::take(module_path, profile.login_lock);
         keys::generate(&self.tools(), pkcs11, *slot, base, label)
     }
 
@@ -223,7 +234,9 @@ fn wipe(scratch: &mut Buffer, payload: usize) {
 
 fn send(socket: &mut UnixStream, answers: &mut Vec<u8>) -> io::Result<()> {
     let sent = socket.write_all(answers);
-    answers.zeroize();
+    // What was used, not all of the room: that would cost more than the write.
+    answers.as_mut_slice().zeroize();
+    answers.clear();
     sent
 }
 

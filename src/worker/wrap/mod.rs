@@ -20,7 +20,7 @@ use crate::token::protocol::Method;
 pub(super) const SLACK: usize = 64;
 
 /// Room for the answer to the largest input.
-const ROOM: usize = Algorithm::MAX_WRAPPED + SLACK;
+pub(super) const ROOM: usize = Algorithm::MAX_WRAPPED + SLACK;
 
 /// What a wrap or unwrap is made with: one session of one module.
 #[derive(Clone, Copy)]
