@@ -3,10 +3,10 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -66,6 +66,9 @@ pub fn flush() {
 /// A full pipe or a stopped terminal must not stop the daemon: what cannot be
 /// written now stays for the next time.
 fn flush_lines(lines: &mut Vec<u8>) {
+    if lines.is_empty() {
+        return;
+    }
     let stderr = io::stderr();
     // A file takes everything at once; the rest takes this much without waiting once
     // it says that it is ready (pipe(7), PIPE_BUF).
@@ -87,8 +90,13 @@ fn flush_lines(lines: &mut Vec<u8>) {
     lines.drain(..written.min(lines.len()));
 }
 
+/// Asked once: nobody puts another standard error under a process that runs.
 fn is_regular_file(stderr: &io::Stderr) -> bool {
-    fstat(stderr).is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
+    static IS_FILE: OnceLock<bool> = OnceLock::new();
+    *IS_FILE.get_or_init(|| {
+        let kind = |found: FileStat| found.st_mode & SFlag::S_IFMT.bits();
+        fstat(stderr).is_ok_and(|found| kind(found) == SFlag::S_IFREG.bits())
+    })
 }
 
 fn is_ready(stderr: &io::Stderr) -> bool {
