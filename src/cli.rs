@@ -19,19 +19,31 @@ use crate::token::protocol::WORKER_COMMAND;
 )]
 pub struct Cli {
     /// Configuration file.
-    #[arg(long, global = true, value_name = "FILE", env = "P11_KMS_CONFIG", default_value = DEFAULT_PATH)]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", env = "P11_KMS_CONFIG", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
     /// Override one key of the configuration, e.g. --set token.profile=softhsm.
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,
     /// How results are written to standard output.
-    #[arg(long, global = true, env = "P11_KMS_OUTPUT", default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "P11_KMS_OUTPUT",
+        default_value = "text"
+    )]
     pub output: Output,
     /// How the log is written to standard error [default: text on a terminal, json elsewhere].
-    #[arg(long, global = true, env = "P11_KMS_LOG_FORMAT")]
+    #[arg(long, global = true, help_heading = "Global options", env = "P11_KMS_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
     /// What is logged: a level, or directives such as p11_kms=debug [default: info for serve, off for the rest].
-    #[arg(long, global = true, value_name = "FILTER", env = "P11_KMS_LOG")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILTER",
+        env = "P11_KMS_LOG"
+    )]
     pub log: Option<String>,
     /// What to do.
     #[command(subcommand)]

@@ -113,7 +113,7 @@ async fn a_wrong_pin_is_tried_once_and_a_corrected_one_by_itself() {
     command.args(["--set", "token.workers=2", "serve"]).envs(spy.environment());
     let daemon = Daemon::run(&token, command);
     let status = daemon.unwell("CKR_PIN_INCORRECT").await;
-    assert!(status.healthz.contains("will not be tried again"), "{status:?}");
+    assert!(status.healthz.contains("will not try this PIN again"), "{status:?}");
     assert!(status.healthz.contains("SIGHUP"), "{status:?}");
     // Two workers, and several looks at the PIN file, one a second.
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;

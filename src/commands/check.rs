@@ -124,12 +124,7 @@ fn socket(config: &Config, findings: &mut Findings) {
                 format!("{} belongs to uid {owner}", path.display()),
                 "run `check` as the user that serves: runuser -u p11-kms -- p11-kms check",
             ),
-            Err(error) => findings.add(
-                "socket-directory",
-                Grade::Fail,
-                error.to_string(),
-                "the message says what to change",
-            ),
+            Err(error) => findings.add("socket-directory", Grade::Fail, error.to_string(), ""),
         },
     }
 }
@@ -137,12 +132,7 @@ fn socket(config: &Config, findings: &mut Findings) {
 fn pin(config: &Config, findings: &mut Findings) {
     match config.token.pin.read() {
         Ok(_) => findings.pass("pin-source", "the PIN can be read, and by few"),
-        Err(error) => findings.add(
-            "pin-source",
-            Grade::Fail,
-            error.to_string(),
-            "the message says what to change",
-        ),
+        Err(error) => findings.add("pin-source", Grade::Fail, error.to_string(), ""),
     }
 }
 
@@ -161,19 +151,26 @@ async fn token(access: &Access, findings: &mut Findings) {
     );
     findings.pass("login", "the token took the PIN");
     for warning in &report.warnings {
-        findings.add("token-warning", Grade::Warn, warning.clone(), "see the message");
+        findings.add("token-warning", Grade::Warn, warning.clone(), "");
     }
     mechanisms(&report, findings);
     match access.keyring.look(PATIENCE).await {
         Ok(()) => keks(access, findings).await,
         Err(error) => {
-            findings.add("kek", Grade::Fail, error.to_string(), "see the message");
+            findings.add("kek", Grade::Fail, error.to_string(), "");
         }
     }
 }
 
 /// The start went as far as the class says: what came before it is good.
 fn not_reached(failure: &Failure, findings: &mut Findings) {
+    let remedy = match failure.class {
+        Class::NoToken => {
+            "set token.uri to what is there, or make the token as the user that serves: what \
+             another user made may not be visible"
+        }
+        _ => "",
+    };
     let id = match failure.class {
         Class::Module => "module",
         Class::NoToken => "token",
@@ -188,7 +185,7 @@ fn not_reached(failure: &Failure, findings: &mut Findings) {
     if matches!(id, "login" | "mechanisms") {
         findings.pass("token", "it is there, once");
     }
-    findings.add(id, Grade::Fail, failure.message.clone(), "the message says what to change");
+    findings.add(id, Grade::Fail, failure.message.clone(), remedy);
 }
 
 fn mechanisms(report: &Report, findings: &mut Findings) {
@@ -208,12 +205,7 @@ async fn keks(access: &Access, findings: &mut Findings) {
     let kek = match access.keyring.active() {
         Ok(kek) => kek,
         Err(error) => {
-            return findings.add(
-                "active-kek",
-                Grade::Fail,
-                error.to_string(),
-                "make a KEK with `p11-kms key generate`",
-            );
+            return findings.add("active-kek", Grade::Fail, error.to_string(), "");
         }
     };
     findings.pass("active-kek", format!("\"{}\", key_id {}", kek.label, kek.key_id));
@@ -234,7 +226,7 @@ async fn keks(access: &Access, findings: &mut Findings) {
             "do not use this token; try another profile or method",
         ),
         Err(error) => {
-            findings.add("round-trip", Grade::Fail, error.to_string(), "see the message");
+            findings.add("round-trip", Grade::Fail, error.to_string(), "");
         }
     }
 }

@@ -193,13 +193,16 @@ impl Running {
     }
 }
 
-/// A PIN that others can get at is a mistake of the config, to be put right before
-/// we serve. One that is not there yet may still come.
+/// A PIN that others can get at, or a credential where there are none, is a mistake of
+/// the config, to be put right before we serve. A file that is not there yet may come.
 fn refuse_open_pin(config: &Config) -> Result<(), Failed> {
     match config.token.pin.check() {
-        Err(error @ (PinError::Mode { .. } | PinError::Owner { .. } | PinError::NotAFile(_))) => {
-            Err(Failed::new(Exit::Usage, error))
-        }
+        Err(
+            error @ (PinError::Mode { .. }
+            | PinError::Owner { .. }
+            | PinError::NotAFile(_)
+            | PinError::NoCredentials(_)),
+        ) => Err(Failed::new(Exit::Usage, error)),
         _ => Ok(()),
     }
 }

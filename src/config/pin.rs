@@ -48,9 +48,9 @@ pub struct Stamp {
 pub enum PinError {
     /// A credential was asked for outside a unit that has any.
     #[error(
-        "PIN credential {0:?}: {CREDENTIALS_DIRECTORY} is not set; add \
-         LoadCredential={0}:/path/of/the/pin to the systemd unit; for a command run by hand, \
-         say --set token.pin-file=/path/of/the/pin"
+        "PIN credential {0:?}: {CREDENTIALS_DIRECTORY} is not set. By hand: set it to the \
+         directory of the file {0}, or say --set token.pin-file=/path/of/the/pin. In a systemd unit: \
+         LoadCredential={0}:/path/of/the/pin"
     )]
     NoCredentials(String),
     /// It cannot be opened or read.

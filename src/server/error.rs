@@ -61,7 +61,7 @@ pub enum SocketError {
     },
 
     /// The owner of a directory can put another socket in place of ours.
-    #[error("the directory {} belongs to uid {owner}; it must belong to root or to the user of p11-kms (uid {us}): chown {us} {}", path.display(), path.display())]
+    #[error("the directory {} belongs to uid {owner}; it must belong to root or to the user of p11-kms. Run this as uid {owner}, or give it to us (uid {us}): chown {us} {}", path.display(), path.display())]
     Owner {
         /// The directory.
         path: PathBuf,

@@ -222,8 +222,9 @@ fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failure> {
                 return Err(Failure::new(class, failure.message));
             }
             let message = format!(
-                "{}. This PIN will not be tried again: correct it where token.pin-file or \
-                 token.pin-credential says; a changed PIN or SIGHUP starts a new attempt",
+                "{}. Correct the PIN where token.pin-file or token.pin-credential says. The daemon \
+                 will not try this PIN again; a changed PIN file or SIGHUP starts a new attempt, \
+                 and so does every command by hand",
                 failure.message
             );
             Err(Failure::new(class, message))
