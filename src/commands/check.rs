@@ -205,7 +205,12 @@ async fn keks(access: &Access, findings: &mut Findings) {
     let kek = match access.keyring.active() {
         Ok(kek) => kek,
         Err(error) => {
-            return findings.add("active-kek", Grade::Fail, error.to_string(), "");
+            return findings.add(
+                "active-kek",
+                Grade::Fail,
+                error.to_string(),
+                "make a KEK with `p11-kms key generate`",
+            );
         }
     };
     findings.pass("active-kek", format!("\"{}\", key_id {}", kek.label, kek.key_id));

@@ -115,11 +115,15 @@ async fn scan(keyring: Arc<Keyring>, every: Duration) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first look is the health task's, as soon as a worker is there.
     tick.tick().await;
+    let mut said = None;
     loop {
         tick.tick().await;
-        if let Err(error) = keyring.look_afresh(every).await {
+        let trouble = keyring.look_afresh(every).await.err();
+        // Once until it changes: trouble that stays fills no disk.
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != said) {
             warn!("looking for KEKs: {error}");
         }
+        said = trouble;
     }
 }
 

@@ -75,6 +75,16 @@ const PIN: &[CK_RV] = &[
     sys::CKR_PIN_LOCKED,
 ];
 
+/// A login that was refused before any PIN was judged, so that none was counted. A
+/// token that is being set up answers with the first one for a moment.
+const NO_ATTEMPT: &[CK_RV] = &[
+    sys::CKR_USER_PIN_NOT_INITIALIZED,
+    sys::CKR_USER_TYPE_INVALID,
+    sys::CKR_USER_ANOTHER_ALREADY_LOGGED_IN,
+    sys::CKR_USER_TOO_MANY_TYPES,
+    sys::CKR_FUNCTION_NOT_SUPPORTED,
+];
+
 /// What `code` says on this family of tokens.
 pub(super) fn verdict(code: CK_RV, profile: &Profile) -> Verdict {
     // The profile comes first: it knows the token, the tables only the standard.
@@ -140,7 +150,11 @@ pub(super) fn from_cryptoki(error: &CryptokiError, doing: &str, profile: &Profil
 /// could lock it.
 pub(super) fn login_class(error: &CryptokiError, profile: &Profile) -> Class {
     let CryptokiError::Pkcs11(code, _) = error else { return Class::PinAtRisk };
-    match verdict(raw(*code), profile) {
+    let code = raw(*code);
+    if NO_ATTEMPT.contains(&code) {
+        return Class::Refused;
+    }
+    match verdict(code, profile) {
         Verdict::Plain(
             class @ (Class::PinWrong | Class::PinAtRisk | Class::TokenLost | Class::SessionLost),
         ) => class,
@@ -206,6 +220,7 @@ mod tests {
         assert_eq!(class(sys::CKR_PIN_INCORRECT), Class::PinWrong);
         assert_eq!(class(sys::CKR_TOKEN_NOT_PRESENT), Class::TokenLost);
         assert_eq!(class(sys::CKR_DEVICE_REMOVED), Class::TokenLost);
+        assert_eq!(class(sys::CKR_USER_PIN_NOT_INITIALIZED), Class::Refused);
         for unclear in [sys::CKR_GENERAL_ERROR, sys::CKR_FUNCTION_FAILED, 0x8000_000b, 0x1b8] {
             assert_eq!(class(unclear), Class::PinAtRisk, "{unclear:x}");
         }
