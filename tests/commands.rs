@@ -8,18 +8,9 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use common::token::{GOOD, PIN, Token};
+use common::{names, set};
 use serde_json::{Value, json};
-
-fn names(value: &Value) -> BTreeSet<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
-}
-
-fn set<const N: usize>(names: [&str; N]) -> BTreeSet<&str> {
-    names.into()
-}
 
 #[test]
 fn key_generate_makes_the_next_generation_never_to_be_extracted() {

@@ -12,15 +12,8 @@ use std::collections::BTreeSet;
 
 use common::daemon::Daemon;
 use common::token::{PIN, Token};
+use common::{names, set};
 use serde_json::{Value, json};
-
-fn names(value: &Value) -> BTreeSet<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
-}
-
-fn set<const N: usize>(names: [&str; N]) -> BTreeSet<&str> {
-    names.into()
-}
 
 #[test]
 fn check_when_all_is_well() {

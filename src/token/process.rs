@@ -15,7 +15,9 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::protocol::{Class, Failure, Greeting, MAX_CONTROL, Report, Setup, WORKER_COMMAND};
+use super::protocol::{
+    Class, Failure, Greeting, MAX_CONTROL, Report, Setup, WORKER_COMMAND, encode_control,
+};
 
 /// How long a worker that was let go may take to close its sessions.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -92,10 +94,7 @@ fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
         .env("GLIBC_TUNABLES", malloc_tunables())
         .process_group(0)
         .spawn()?;
-    let json = serde_json::to_vec(setup)?;
-    let len = u32::try_from(json.len()).map_err(io::Error::other)?;
-    control.write_all(&len.to_le_bytes())?;
-    control.write_all(&json)?;
+    control.write_all(&encode_control(setup)?)?;
     let descriptors: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
     sendmsg::<()>(
         control.as_raw_fd(),

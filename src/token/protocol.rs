@@ -11,6 +11,7 @@
 //!   [`super::frame`]. Answers come in the order of the jobs.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,16 @@ pub const WORKER_COMMAND: &str = "token-worker";
 
 /// Longest control message, in bytes. A setup or a report has a few kB.
 pub const MAX_CONTROL: usize = 256 * 1024;
+
+/// The bytes of a control message: its length as a little-endian u32, then JSON.
+///
+/// # Errors
+/// It is longer than a length can say; none of ours is.
+pub fn encode_control(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(message)?;
+    let len = u32::try_from(json.len()).map_err(io::Error::other)?;
+    Ok([len.to_le_bytes().as_slice(), &json].concat())
+}
 
 /// All that a worker must know. It holds the way to the PIN, never the PIN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::ffi;
-use crate::token::protocol::{Greeting, MAX_CONTROL, Setup};
+use crate::token::protocol::{Greeting, MAX_CONTROL, Setup, encode_control};
 
 /// Most session sockets that fit into one message, under the kernel's 253.
 pub(crate) const MAX_SESSIONS: usize = 64;
@@ -53,10 +53,7 @@ impl Control {
 
     /// Sends the one answer.
     pub(super) fn greet(&mut self, greeting: &Greeting) -> io::Result<()> {
-        let json = serde_json::to_vec(greeting)?;
-        let len = u32::try_from(json.len()).map_err(io::Error::other)?;
-        self.0.write_all(&len.to_le_bytes())?;
-        self.0.write_all(&json)
+        self.0.write_all(&encode_control(greeting)?)
     }
 
     /// A second handle, which notices the end of the front.

@@ -20,6 +20,7 @@ pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod token;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a loaded machine before the test fails.
@@ -50,6 +51,16 @@ pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < end, "did not come within {PATIENCE:?}: {what}");
         std::thread::sleep(TICK);
     }
+}
+
+/// The names of an object's members.
+pub(crate) fn names(value: &serde_json::Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// The same, written out.
+pub(crate) fn set<const N: usize>(names: [&str; N]) -> BTreeSet<&str> {
+    names.into()
 }
 
 /// Lower-case hex.
