@@ -2,7 +2,7 @@
 //! Which of the two key-wrap algorithms made a blob.
 
 /// A NIST SP 800-38F key-wrap algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// KW, RFC 3394: for lengths that are a multiple of 8 and at least 16.
     Kw,

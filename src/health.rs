@@ -189,7 +189,7 @@ fn blames_token(error: &keyring::Error) -> bool {
     match error {
         keyring::Error::NoActiveKek(_) | keyring::Error::UnknownKeyId(_) => false,
         keyring::Error::Token(error) => match error {
-            token::Error::QueueFull(_) | token::Error::Deadline => false,
+            token::Error::QueueFull(_) | token::Error::Deadline | token::Error::Dropped => false,
             token::Error::Unavailable(_) => true,
             token::Error::Failed(failure) => {
                 !matches!(failure.class, Class::BadBlob | Class::Expired)

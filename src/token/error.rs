@@ -17,6 +17,9 @@ pub enum Error {
         "the token did not answer in time. It is slow or hangs: see the log, and token.call-timeout"
     )]
     Deadline,
+    /// The job was let go unrun.
+    #[error("p11-kms is shutting down")]
+    Dropped,
     /// There is no token to ask just now. The text says why.
     #[error("{0}")]
     Unavailable(String),

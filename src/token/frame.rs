@@ -27,7 +27,7 @@ const LENGTH: usize = 4;
 const JOB_HEAD: usize = 1 + 8 + Fingerprint::LEN;
 
 /// What a session thread is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Wrap the payload.
     Wrap(Algorithm),

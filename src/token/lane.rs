@@ -14,7 +14,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Error;
 use super::frame::{Inbox, MAX_ANSWER, MAX_JOB, decode_answer};
-use super::pool::{Job, LaneId, Pool};
+use super::job::Job;
+use super::pool::{LaneId, Pool};
 use super::protocol::{Class, Failure};
 
 /// Why a lane ended.

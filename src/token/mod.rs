@@ -7,7 +7,9 @@
 mod backoff;
 mod error;
 pub mod frame;
+mod job;
 mod lane;
+mod merge;
 mod pool;
 mod process;
 pub mod protocol;
@@ -16,14 +18,16 @@ mod supervisor;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 pub use self::error::Error;
 use self::frame::Operation;
+use self::job::{Answer, Askers, Job, Receiver};
+use self::merge::{Joined, Merger};
 pub use self::pool::Availability;
-use self::pool::{Answer, Job, Pool};
+use self::pool::Pool;
 use self::protocol::{Class, Failure, Fingerprint, FoundKey, Report, Setup};
 use self::supervisor::Supervisor;
 use crate::algorithm::Algorithm;
@@ -42,6 +46,7 @@ pub struct Capacity {
 #[derive(Clone)]
 pub struct Client {
     pool: Arc<Pool>,
+    unwraps: Merger,
     reports: watch::Receiver<Option<Arc<Report>>>,
     /// Weak: the workers end with [`Workers`], however many clients there are.
     setup: Weak<watch::Sender<Arc<Setup>>>,
@@ -68,7 +73,12 @@ pub fn start(setup: Setup, capacity: Capacity) -> (Client, Workers) {
         slots.spawn(supervisor.clone().tend(slot));
     }
     let setup = Arc::new(setup);
-    let client = Client { pool: pool.clone(), reports, setup: Arc::downgrade(&setup) };
+    let client = Client {
+        pool: pool.clone(),
+        unwraps: Merger::default(),
+        reports,
+        setup: Arc::downgrade(&setup),
+    };
     (client, Workers { pool, setup, slots })
 }
 
@@ -104,7 +114,8 @@ impl Client {
         Ok(std::mem::take(&mut *blob))
     }
 
-    /// Unwraps a blob under a KEK.
+    /// Unwraps a blob under a KEK. Equal calls at the same time cost the token one
+    /// operation.
     ///
     /// # Errors
     /// See [`Error`]. A damaged or foreign blob is [`Class::BadBlob`].
@@ -115,8 +126,24 @@ impl Client {
         blob: &[u8],
         time: Duration,
     ) -> Result<Seed, Error> {
-        let mut seed = self.run(Operation::Unwrap(algorithm), kek, blob, time).await?;
-        Ok(Seed::new(std::mem::take(&mut *seed)))
+        let operation = Operation::Unwrap(algorithm);
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let outcome = match self.unwraps.join(operation, kek, blob) {
+                Joined::First(answer, merged) => {
+                    let job = Job::new(operation, kek, blob, left, Askers::Many(merged));
+                    self.pool.submit(job)?;
+                    wait(answer, left).await
+                }
+                Joined::Later(answer) => match wait(answer, left).await {
+                    // The job had the deadline of somebody who came before us, and went with it.
+                    Err(Error::Deadline | Error::Dropped) if Instant::now() < end => continue,
+                    outcome => outcome,
+                },
+            };
+            return outcome.map(|mut seed| Seed::new(std::mem::take(&mut *seed)));
+        }
     }
 
     /// Lists the keys of the keyring's label, good and bad.
@@ -219,13 +246,16 @@ impl Client {
         payload: &[u8],
         time: Duration,
     ) -> Result<Answer, Error> {
-        let (job, answer) = Job::new(operation, kek, payload, time);
-        self.pool.submit(job)?;
-        match timeout(time, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Error::Unavailable("p11-kms is shutting down".to_owned())),
-            Err(_) => Err(Error::Deadline),
-        }
+        let (reply, answer) = oneshot::channel();
+        self.pool.submit(Job::new(operation, kek, payload, time, Askers::One(reply)))?;
+        wait(answer, time).await
+    }
+}
+
+async fn wait(answer: Receiver, time: Duration) -> Result<Answer, Error> {
+    match timeout(time, answer).await {
+        Ok(answer) => answer.unwrap_or(Err(Error::Dropped)),
+        Err(_) => Err(Error::Deadline),
     }
 }
 

@@ -8,75 +8,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::error::Error;
-use super::frame::{Deadline, Operation, encode_job};
-use super::protocol::{Failure, Fingerprint};
-
-/// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
-pub(super) type Answer = Zeroizing<Vec<u8>>;
-
-/// One piece of work on its way to a worker.
-pub(super) struct Job {
-    frame: Zeroizing<Vec<u8>>,
-    operation: Operation,
-    deadline: Instant,
-    runs: u32,
-    reply: oneshot::Sender<Result<Answer, Error>>,
-}
-
-impl Job {
-    /// A job and where its answer will come.
-    pub(super) fn new(
-        operation: Operation,
-        kek: &Fingerprint,
-        payload: &[u8],
-        time: Duration,
-    ) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
-        let frame = encode_job(operation, Deadline::after(time), kek, payload);
-        let (reply, answer) = oneshot::channel();
-        (Self { frame, operation, deadline: Instant::now() + time, runs: 0, reply }, answer)
-    }
-
-    /// The bytes to send.
-    pub(super) fn frame(&self) -> &[u8] {
-        &self.frame
-    }
-
-    /// Gives the caller his answer, if he is still there.
-    pub(super) fn answer(self, answer: Result<Answer, Error>) {
-        let _ = self.reply.send(answer);
-    }
-
-    /// Does anybody still want it?
-    fn is_wanted(&self) -> bool {
-        !self.reply.is_closed() && !self.is_late()
-    }
-
-    /// Is its deadline over?
-    pub(super) fn is_late(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    /// Is it a single wrap or unwrap?
-    pub(super) const fn is_one_seed(&self) -> bool {
-        matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
-    }
-
-    /// May another worker try it?
-    const fn may_run_again(&self) -> bool {
-        match self.runs {
-            0 => true,
-            1 => self.operation.is_repeatable(),
-            _ => false,
-        }
-    }
-}
+use super::job::Job;
+use super::protocol::Failure;
 
 /// Names one lane for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -219,7 +157,7 @@ impl Pool {
         let outbox = state.lanes.remove(&id).map(|lane| lane.outbox).unwrap_or_default();
         let sent = at_worker.len().saturating_sub(unsent);
         for job in at_worker.iter_mut().take(sent) {
-            job.runs += 1;
+            job.was_run();
         }
         for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
@@ -302,13 +240,19 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::Class;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::super::frame::Operation;
+    use super::super::job::{Askers, Receiver};
+    use super::super::protocol::{Class, Fingerprint};
     use super::*;
 
-    type Receiver = oneshot::Receiver<Result<Answer, Error>>;
-
     fn job(operation: Operation) -> (Job, Receiver) {
-        Job::new(operation, &Fingerprint::NONE, b"payload", Duration::from_secs(60))
+        let (reply, answer) = oneshot::channel();
+        let (time, askers) = (Duration::from_secs(60), Askers::One(reply));
+        (Job::new(operation, &Fingerprint::NONE, b"payload", time, askers), answer)
     }
 
     fn submit(pool: &Pool) -> Receiver {

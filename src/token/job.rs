@@ -1,0 +1,98 @@
+#![forbid(unsafe_code)]
+//! One piece of work on its way to a worker, and who waits for it.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::error::Error;
+use super::frame::{Deadline, Operation, encode_job};
+use super::merge::Merged;
+use super::protocol::Fingerprint;
+
+/// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
+pub(super) type Answer = Zeroizing<Vec<u8>>;
+
+/// Where one caller's answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Answer, Error>>;
+
+/// Where it comes out.
+pub(super) type Receiver = oneshot::Receiver<Result<Answer, Error>>;
+
+/// Who waits for a job.
+pub(super) enum Askers {
+    One(Reply),
+    /// All who asked for the same.
+    Many(Merged),
+}
+
+/// One piece of work.
+pub(super) struct Job {
+    frame: Zeroizing<Vec<u8>>,
+    operation: Operation,
+    deadline: Instant,
+    runs: u32,
+    askers: Askers,
+}
+
+impl Job {
+    /// A job that has `time` from now.
+    pub(super) fn new(
+        operation: Operation,
+        kek: &Fingerprint,
+        payload: &[u8],
+        time: Duration,
+        askers: Askers,
+    ) -> Self {
+        let frame = encode_job(operation, Deadline::after(time), kek, payload);
+        Self { frame, operation, deadline: Instant::now() + time, runs: 0, askers }
+    }
+
+    /// The bytes to send.
+    pub(super) fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    /// Gives the callers their answer, those who are still there.
+    pub(super) fn answer(self, answer: Result<Answer, Error>) {
+        match self.askers {
+            Askers::One(reply) => drop(reply.send(answer)),
+            Askers::Many(merged) => merged.answer(answer),
+        }
+    }
+
+    /// Does anybody still want it?
+    pub(super) fn is_wanted(&self) -> bool {
+        let somebody_waits = match &self.askers {
+            Askers::One(reply) => !reply.is_closed(),
+            Askers::Many(merged) => merged.is_wanted(),
+        };
+        somebody_waits && !self.is_late()
+    }
+
+    /// Is its deadline over?
+    pub(super) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Is it a single wrap or unwrap?
+    pub(super) const fn is_one_seed(&self) -> bool {
+        matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
+    }
+
+    /// A worker ended while it had the job.
+    pub(super) const fn was_run(&mut self) {
+        self.runs += 1;
+    }
+
+    /// May another worker try it? Once, if it has no side effect.
+    pub(super) const fn may_run_again(&self) -> bool {
+        match self.runs {
+            0 => true,
+            1 => self.operation.is_repeatable(),
+            _ => false,
+        }
+    }
+}
