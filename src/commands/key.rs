@@ -1,7 +1,10 @@
 #![forbid(unsafe_code)]
 //! `key generate` and `key list`.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 use super::token_access::{Access, PATIENCE};
 use super::{Exit, Failed, runtime};
@@ -9,7 +12,13 @@ use crate::cli::{Cli, KeyCommand};
 use crate::config::Config;
 use crate::generation::Generation;
 use crate::keyring::{Kek, Ring};
-use crate::token::protocol::Attributes;
+use crate::token::protocol::{Attributes, FoundKey};
+
+/// How long a token may take to show a new KEK.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked at meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One line of `key list`.
 #[derive(Serialize)]
@@ -73,21 +82,7 @@ async fn generate(
             format!("KEK \"{label}\": {error}. `p11-kms key list` shows whether it was made"),
         )
     })?;
-    access.keyring.look(PATIENCE).await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
-    let ring = access.keyring.ring();
-    if let Some(bad) = ring.refused().iter().find(|bad| bad.label == made.label) {
-        // The token changed an attribute that we asked for.
-        return Err(Failed::new(Exit::Unreachable, bad));
-    }
-    let line = ring
-        .keks()
-        .into_iter()
-        .find(|kek| made.fingerprint.as_ref().is_ok_and(|it| *it == kek.fingerprint))
-        .map(|kek| Line::of_kek(&ring, kek));
-    let Some(line) = line else {
-        let message = format!("KEK \"{label}\" was made, but cannot be found again");
-        return Err(Failed::new(Exit::Unreachable, message));
-    };
+    let line = shown(access, &made).await?;
     let text = format!(
         "made KEK \"{}\" (generation {})\nkey_id {}",
         line.label,
@@ -95,6 +90,35 @@ async fn generate(
         line.key_id.as_deref().unwrap_or_default()
     );
     cli.print(text, &line)
+}
+
+/// Waits until the token shows a KEK that was just made: one of several nodes may take a
+/// moment.
+async fn shown(access: &Access, made: &FoundKey) -> Result<Line, Failed> {
+    let end = Instant::now() + SHOWN_WITHIN;
+    loop {
+        let looked = access.keyring.look(PATIENCE).await;
+        let ring = access.keyring.ring();
+        if let Some(bad) = ring.refused().iter().find(|bad| bad.label == made.label) {
+            // The token changed an attribute that we asked for.
+            return Err(Failed::new(Exit::Unreachable, bad));
+        }
+        let keks = ring.keks().into_iter();
+        let mut same = keks.filter(|kek| made.fingerprint.as_ref() == Ok(&kek.fingerprint));
+        if let Some(kek) = same.next() {
+            return Ok(Line::of_kek(&ring, kek));
+        }
+        if Instant::now() >= end {
+            let why = looked.err().map_or_else(String::new, |error| format!(" ({error})"));
+            let message = format!(
+                "KEK \"{}\" was made, but the token does not show it yet{why}. Look with \
+                 `p11-kms key list` before you make another",
+                made.label
+            );
+            return Err(Failed::new(Exit::Unreachable, message));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn list(cli: &Cli, access: &Access) -> Result<(), Failed> {
