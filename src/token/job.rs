@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::error::Error;
 use super::frame::{Deadline, Operation, encode_job};
 use super::merge::Merged;
-use super::protocol::Fingerprint;
+use super::protocol::{Class, Fingerprint};
 
 /// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
 pub(super) type Answer = Zeroizing<Vec<u8>>;
@@ -34,10 +34,16 @@ pub(super) struct Job {
     operation: Operation,
     deadline: Instant,
     runs: u32,
+    /// How often a token that had dropped the session has said no to it.
+    refusals: u32,
     askers: Askers,
 }
 
 impl Job {
+    /// All workers of a host may lose their sessions at the same moment, and then a job
+    /// meets one after the other. There is an end to it all the same.
+    const MOST_REFUSALS: u32 = 4;
+
     /// A job that has `time` from now.
     pub(super) fn new(
         operation: Operation,
@@ -47,7 +53,7 @@ impl Job {
         askers: Askers,
     ) -> Self {
         let frame = encode_job(operation, Deadline::after(time), kek, payload);
-        Self { frame, operation, deadline: Instant::now() + time, runs: 0, askers }
+        Self { frame, operation, deadline: Instant::now() + time, runs: 0, refusals: 0, askers }
     }
 
     /// The bytes to send.
@@ -82,9 +88,14 @@ impl Job {
         matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
     }
 
-    /// A worker ended while it had the job.
-    pub(super) const fn was_run(&mut self) {
-        self.runs += 1;
+    /// A worker that had the job ended, and this is why.
+    pub(super) fn was_run(&mut self, why: Class) {
+        let refused = why == Class::SessionLost && self.operation.is_repeatable();
+        if refused && self.refusals < Self::MOST_REFUSALS {
+            self.refusals += 1;
+        } else {
+            self.runs += 1;
+        }
     }
 
     /// May another worker try it? Once, if it has no side effect.

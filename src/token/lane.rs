@@ -208,7 +208,7 @@ impl Lane {
             match answer {
                 Ok(bytes) => job.answer(Ok(Zeroizing::new(bytes.to_vec()))),
                 Err(failure) if failure.class == Class::Expired => job.answer(Err(Error::Deadline)),
-                Err(failure) if failure.class.wants_new_worker() => {
+                Err(failure) if failure.class.ends_worker() => {
                     // The job goes with the lane, to be run on the next one.
                     self.at_worker.push_front(job);
                     count -= 1;

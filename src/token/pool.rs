@@ -157,7 +157,7 @@ impl Pool {
         let outbox = state.lanes.remove(&id).map(|lane| lane.outbox).unwrap_or_default();
         let sent = at_worker.len().saturating_sub(unsent);
         for job in at_worker.iter_mut().take(sent) {
-            job.was_run();
+            job.was_run(why.class);
         }
         for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
@@ -311,6 +311,22 @@ mod tests {
         }
         let told = answer.try_recv().unwrap().unwrap_err();
         assert_eq!(told, Error::Unavailable("the device is gone".to_owned()));
+    }
+
+    #[test]
+    fn a_dropped_session_does_not_count_as_a_run_but_there_is_an_end() {
+        let pool = Pool::new(10);
+        let mut answer = submit(&pool);
+        let dropped = Failure::new(Class::SessionLost, "the session is gone");
+        let mut tries = 0;
+        while answer.try_recv().is_err() {
+            tries += 1;
+            let (lane, _) = pool.add_lane(1);
+            let mut jobs = VecDeque::new();
+            pool.fetch(lane, &mut jobs);
+            pool.remove_lane(lane, jobs, 0, &dropped);
+        }
+        assert_eq!(tries, 6);
     }
 
     #[test]

@@ -92,6 +92,10 @@ fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
         // must not get in there.
         .stdout(Stdio::null())
         .env("GLIBC_TUNABLES", malloc_tunables())
+        // systemd speaks with the front alone.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .process_group(0)
         .spawn()?;
     control.write_all(&encode_control(setup)?)?;

@@ -157,6 +157,12 @@ impl Class {
         matches!(self, Self::SessionLost | Self::TokenLost)
     }
 
+    /// Is a worker that answers a job so of no more use?
+    #[must_use]
+    pub const fn ends_worker(self) -> bool {
+        self.wants_new_worker() || self.latches()
+    }
+
     /// Must no login be tried until the operator has changed something?
     #[must_use]
     pub const fn latches(self) -> bool {
@@ -277,6 +283,12 @@ mod tests {
         let json = serde_json::to_string(&fingerprint).unwrap();
         assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
         assert!(serde_json::from_str::<Fingerprint>("[1,2,3]").is_err());
+    }
+
+    #[test]
+    fn a_worker_ends_with_its_session_its_token_or_its_pin() {
+        assert!(Class::PinWrong.ends_worker() && !Class::PinWrong.wants_new_worker());
+        assert!(Class::TokenLost.ends_worker() && !Class::Refused.ends_worker());
     }
 
     #[test]

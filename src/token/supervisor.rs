@@ -55,6 +55,9 @@ struct Running {
     answered: Arc<AtomicU64>,
     /// What all workers had answered when this one came.
     answered_before: u64,
+    setup: Arc<Setup>,
+    /// What the PIN's file looked like when it logged in.
+    stamp: Option<Stamp>,
     replace_after: Option<u64>,
 }
 
@@ -101,7 +104,7 @@ impl Supervisor {
                     if failure.class != Class::TokenLost || backoff.is_serious() {
                         self.pool.set_down(failure);
                     }
-                    if !self.wait_beside(&mut running, &mut setup, backoff.next()).await {
+                    if !self.wait_beside(&mut running, slot, &mut setup, backoff.next()).await {
                         return;
                     }
                     continue;
@@ -113,14 +116,11 @@ impl Supervisor {
             match current.end(&mut setup).await {
                 Some(Ending::Replace(reason)) => info!(slot, reason, "replacing the worker"),
                 Some(Ending::Broken(failure)) => {
-                    warn!(slot, class = ?failure.class, "{failure}");
                     // A token that gave an answer since is no token to be spared.
                     if self.pool.answered() > current.answered_before {
                         backoff.reset();
                     }
-                    if let Some(broken) = running.take() {
-                        tokio::spawn(broken.abandon());
-                    }
+                    self.give_up(&mut running, slot, &failure);
                     if !self.wait(&mut setup, backoff.next()).await {
                         return;
                     }
@@ -151,19 +151,23 @@ impl Supervisor {
             Ok(started) => {
                 *self.latch() = None;
                 self.say(slot, None);
-                Ok(self.adopt(started, &setup, slot))
+                Ok(self.adopt(started, setup, stamp, slot))
             }
             Err(failure) => {
-                if failure.class.latches() {
-                    *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
-                }
+                self.latch_on(&failure, stamp, setup);
                 self.say(slot, Some(&failure));
                 Err(failure)
             }
         }
     }
 
-    fn adopt(&self, started: Started, setup: &Setup, slot: usize) -> (Running, Arc<Report>) {
+    fn adopt(
+        &self,
+        started: Started,
+        setup: Arc<Setup>,
+        stamp: Option<Stamp>,
+        slot: usize,
+    ) -> (Running, Arc<Report>) {
         let Started { process, report, sessions } = started;
         info!(
             slot,
@@ -196,8 +200,19 @@ impl Supervisor {
         // Only the method `object` makes the objects that are counted.
         let replace_after = profile.replace_after_objects.filter(|_| report.kw == Method::Object);
         let answered_before = self.pool.answered();
-        let running = Running { process, lanes, ids, answered, answered_before, replace_after };
+        let running =
+            Running { process, lanes, ids, answered, answered_before, setup, stamp, replace_after };
         (running, Arc::new(report))
+    }
+
+    /// Lets go of a worker that broke. It may have been its PIN: one that logs in again
+    /// by itself can find it wrong.
+    fn give_up(&self, running: &mut Option<Running>, slot: usize, failure: &Failure) {
+        warn!(slot, class = ?failure.class, "{failure}");
+        if let Some(broken) = running.take() {
+            self.latch_on(failure, broken.stamp, broken.setup.clone());
+            tokio::spawn(broken.abandon());
+        }
     }
 
     /// Waits before the next start: `time`, or until it is worth looking at a
@@ -214,6 +229,7 @@ impl Supervisor {
     async fn wait_beside(
         &self,
         running: &mut Option<Running>,
+        slot: usize,
         setup: &mut watch::Receiver<Arc<Setup>>,
         time: Duration,
     ) -> bool {
@@ -222,10 +238,7 @@ impl Supervisor {
             go_on = self.wait(setup, time) => return go_on,
             failure = old.broken() => failure,
         };
-        warn!(class = ?failure.class, "{failure}");
-        if let Some(broken) = running.take() {
-            tokio::spawn(broken.abandon());
-        }
+        self.give_up(running, slot, &failure);
         true
     }
 
@@ -246,6 +259,12 @@ impl Supervisor {
             error!(slot, class = ?failure.class, "no worker could be started: {failure}");
         }
         *said = failure.cloned();
+    }
+
+    fn latch_on(&self, failure: &Failure, stamp: Option<Stamp>, setup: Arc<Setup>) {
+        if failure.class.latches() {
+            *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
+        }
     }
 
     fn latch(&self) -> std::sync::MutexGuard<'_, Option<Latch>> {

@@ -2,6 +2,7 @@
 //! From a path and a URI to logged-in sessions.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use cryptoki::context::{Info, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
@@ -14,6 +15,7 @@ use super::ffi::{self, Module};
 use super::keys::Handles;
 use super::login_lock::LoginLock;
 use super::methods::{self, Methods};
+use super::relogin::Relogin;
 use super::session::{SessionThread, Shared};
 use crate::config::{Login, PinError};
 use crate::token::protocol::{Class, Failure, Report, Setup};
@@ -45,21 +47,21 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
         );
     }
     let first = open(setup, &pkcs11, slot)?;
+    let login = Relogin::new(setup);
     authenticate(setup, &first)?;
     let report = report(&pkcs11, &token, &methods, warnings);
     let mut open_sessions = vec![first];
     while open_sessions.len() < sessions {
         open_sessions.push(open(setup, &pkcs11, slot)?);
     }
-    let shared = std::sync::Arc::new(Shared {
+    let shared = Arc::new(Shared {
         module,
-        module_path: setup.module.clone(),
         pkcs11: pkcs11.clone(),
         slot,
         methods,
-        profile: setup.profile.clone(),
-        label: setup.label.clone(),
+        setup: setup.clone(),
         handles: Handles::default(),
+        login,
     });
     let threads = open_sessions
         .into_iter()
@@ -162,7 +164,7 @@ fn describe(slot: Slot, token: &TokenInfo) -> String {
 }
 
 /// Looks at the token's PIN counter before a login could make it worse.
-fn guard_pin(token: &TokenInfo) -> Result<Vec<String>, Failure> {
+pub(super) fn guard_pin(token: &TokenInfo) -> Result<Vec<String>, Failure> {
     if token.user_pin_locked() {
         return Err(Failure::new(
             Class::PinAtRisk,
@@ -186,7 +188,8 @@ fn guard_pin(token: &TokenInfo) -> Result<Vec<String>, Failure> {
     Ok(warnings)
 }
 
-fn open(setup: &Setup, pkcs11: &Pkcs11, slot: Slot) -> Result<Session, Failure> {
+/// Opens a session of the kind that the profile asks for.
+pub(super) fn open(setup: &Setup, pkcs11: &Pkcs11, slot: Slot) -> Result<Session, Failure> {
     let session = if setup.profile.read_write_sessions {
         pkcs11.open_rw_session(slot)
     } else {
@@ -195,7 +198,8 @@ fn open(setup: &Setup, pkcs11: &Pkcs11, slot: Slot) -> Result<Session, Failure> 
     session.map_err(|error| errors::from_cryptoki(&error, "opening a session", &setup.profile))
 }
 
-fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failure> {
+/// Logs in, once.
+pub(super) fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failure> {
     if setup.profile.login == Login::None {
         return Ok(());
     }

@@ -13,6 +13,7 @@ mod keys;
 mod login;
 mod login_lock;
 mod methods;
+mod relogin;
 mod session;
 mod wrap;
 
@@ -28,6 +29,7 @@ use nix::unistd::Pid;
 
 use self::control::{Control, Watcher};
 use self::login::LoggedIn;
+use crate::memory;
 use crate::token::protocol::Greeting;
 
 /// Runs the worker until the front lets it go.
@@ -37,6 +39,8 @@ use crate::token::protocol::Greeting;
 /// token that does not answer is no error here; the front is told.
 pub fn run() -> io::Result<()> {
     hold_signals()?;
+    // The front has the same limits, and has warned already.
+    let _ = memory::lock();
     let mut control = Control::from_stdin()?;
     let (setup, sockets) = control.receive()?;
     if sockets.is_empty() {

@@ -4,7 +4,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,11 +18,11 @@ use super::ffi::{Module, Object};
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
+use super::relogin::Relogin;
 use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
-use crate::config::Profile;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
-use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey};
+use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey, Setup};
 
 /// Answers that are written together when so many jobs lie ready. Each write wakes
 /// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
@@ -40,13 +39,12 @@ const ANSWER_HEAD: usize = 5;
 /// What all session threads of a worker share.
 pub(super) struct Shared {
     pub(super) module: Module,
-    pub(super) module_path: PathBuf,
     pub(super) pkcs11: Pkcs11,
     pub(super) slot: Slot,
     pub(super) methods: Methods,
-    pub(super) profile: Profile,
-    pub(super) label: String,
+    pub(super) setup: Setup,
     pub(super) handles: Handles,
+    pub(super) login: Relogin,
 }
 
 /// One session and the thread that owns it.
@@ -57,7 +55,7 @@ pub(super) struct SessionThread {
 
 impl SessionThread {
     /// Serves jobs until the front closes its end.
-    pub(super) fn run(self, mut socket: UnixStream) -> io::Result<()> {
+    pub(super) fn run(mut self, mut socket: UnixStream) -> io::Result<()> {
         let mut inbox = Inbox::new(MAX_JOB);
         // Room for all that is gathered: growing would leave unwiped copies behind.
         let mut answers = Zeroizing::new(Vec::with_capacity(GATHER * (ANSWER_HEAD + ROOM)));
@@ -88,7 +86,7 @@ impl SessionThread {
         }
     }
 
-    fn answer(&self, job: &JobRef<'_>, out: &mut Buffer, answers: &mut Vec<u8>) {
+    fn answer(&mut self, job: &JobRef<'_>, out: &mut Buffer, answers: &mut Vec<u8>) {
         if job.deadline.has_passed() {
             let expired =
                 Failure::new(Class::Expired, "the deadline passed before the token was free");
@@ -111,36 +109,46 @@ impl SessionThread {
         frame::encode_answer(answers, bytes.as_ref().copied());
     }
 
-    /// Runs a wrap or unwrap, and once more with a fresh handle if the token has
-    /// forgotten the old one.
+    /// Runs a wrap or unwrap, and once more, inside its deadline, if the token has
+    /// forgotten the handle or dropped the session.
     fn transform(
-        &self,
+        &mut self,
         job: &JobRef<'_>,
         out: &mut Buffer,
         run: impl Fn(&Tools<'_>, Object, &mut Buffer) -> Result<usize, WrapError>,
     ) -> Result<usize, Failure> {
-        let tools = self.tools();
         let mut kek = self.locate(&job.kek)?;
-        let mut searched = false;
+        let mut first = true;
         loop {
-            let error = match run(&tools, kek, out) {
+            let error = match run(&self.tools(), kek, out) {
                 Ok(len) => return Ok(len),
                 Err(error) => error,
             };
             let verdict = self.judge(&error);
-            if verdict == Verdict::StaleHandle && !searched {
-                self.find()?;
-                kek = self.shared.handles.get(&job.kek).ok_or_else(unknown_kek)?;
-                searched = true;
-                continue;
+            if !first || job.deadline.has_passed() {
+                return Err(self.conclude(verdict, &error, job, kek));
             }
-            return Err(self.conclude(verdict, &error, job, kek));
+            first = false;
+            match verdict {
+                Verdict::StaleHandle => {}
+                Verdict::Plain(Class::SessionLost) => self.reopen()?,
+                _ => return Err(self.conclude(verdict, &error, job, kek)),
+            }
+            self.find()?;
+            kek = self.shared.handles.get(&job.kek).ok_or_else(unknown_kek)?;
         }
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let Shared { setup, pkcs11, slot, login, .. } = &*self.shared;
+        // The old one is closed where it still exists.
+        self.session = login.reopen(setup, pkcs11, *slot)?;
+        Ok(())
     }
 
     fn judge(&self, error: &WrapError) -> Verdict {
         match error {
-            WrapError::Call(call) => errors::verdict(call.code, &self.shared.profile),
+            WrapError::Call(call) => errors::verdict(call.code, &self.shared.setup.profile),
             WrapError::Integrity => Verdict::BadBlob,
             WrapError::Length { .. } => Verdict::Ambiguous,
             WrapError::NoMethod(_) => Verdict::Plain(Class::Refused),
@@ -175,7 +183,7 @@ impl SessionThread {
         }
     }
 
-    fn locate(&self, kek: &Fingerprint) -> Result<Object, Failure> {
+    fn locate(&mut self, kek: &Fingerprint) -> Result<Object, Failure> {
         if let Some(object) = self.shared.handles.get(kek) {
             return Ok(object);
         }
@@ -184,16 +192,26 @@ impl SessionThread {
         self.shared.handles.get(kek).ok_or_else(unknown_kek)
     }
 
-    fn find(&self) -> Result<Vec<FoundKey>, Failure> {
-        keys::find(&self.tools(), &self.session, &self.shared.label, &self.shared.handles)
+    fn find(&mut self) -> Result<Vec<FoundKey>, Failure> {
+        match self.search() {
+            Err(failure) if failure.class == Class::SessionLost => {
+                self.reopen()?;
+                self.search()
+            }
+            found => found,
+        }
+    }
+
+    fn search(&self) -> Result<Vec<FoundKey>, Failure> {
+        keys::find(&self.tools(), &self.session, &self.shared.setup.label, &self.shared.handles)
     }
 
     fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
         let label = std::str::from_utf8(label)
             .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
-        let Shared { pkcs11, slot, label: base, module_path, profile, .. } = &*self.shared;
-        let _turn = LoginLock::take(module_path, profile.login_lock);
-        keys::generate(&self.tools(), pkcs11, *slot, base, label)
+        let Shared { pkcs11, slot, setup, .. } = &*self.shared;
+        let _turn = LoginLock::take(&setup.module, setup.profile.login_lock);
+        keys::generate(&self.tools(), pkcs11, *slot, &setup.label, label)
     }
 
     fn tools(&self) -> Tools<'_> {
@@ -201,7 +219,7 @@ impl SessionThread {
             module: &self.shared.module,
             session: self.session.handle(),
             methods: &self.shared.methods,
-            profile: &self.shared.profile,
+            profile: &self.shared.setup.profile,
         }
     }
 }

@@ -1,0 +1,56 @@
+#![forbid(unsafe_code)]
+//! A new session in place of one that the token dropped, and a new login where that
+//! went with it.
+
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::session::{Session, SessionState};
+use cryptoki::slot::Slot;
+
+use super::errors;
+use super::login;
+use super::login_lock::LoginLock;
+use crate::config::{Login, Stamp};
+use crate::token::protocol::{Class, Failure, Setup};
+
+/// Lets one thread of this worker at a time see to the login.
+pub(super) struct Relogin {
+    /// What the PIN's file looked like when this worker logged in.
+    stamp: Option<Stamp>,
+    turn: Mutex<()>,
+}
+
+impl Relogin {
+    /// Remembers the PIN's file as it is now, just before the worker's first login.
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self { stamp: setup.pin.stamp(), turn: Mutex::new(()) }
+    }
+
+    /// Opens a session, and logs in if the token has forgotten that we were.
+    pub(super) fn reopen(
+        &self,
+        setup: &Setup,
+        pkcs11: &Pkcs11,
+        slot: Slot,
+    ) -> Result<Session, Failure> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = |error| errors::from_cryptoki(&error, "reopening a session", &setup.profile);
+        let session = login::open(setup, pkcs11, slot)?;
+        let state = session.get_session_info().map_err(lost)?.session_state();
+        let logged_in = matches!(state, SessionState::RoUser | SessionState::RwUser);
+        if logged_in || setup.profile.login == Login::None {
+            return Ok(session);
+        }
+        // A PIN gets one attempt. With workers beside us, or another PIN in its file, only
+        // the front knows whether it has been tried: it starts a new worker then.
+        if setup.profile.workers > 1 || setup.pin.stamp() != self.stamp {
+            return Err(Failure::new(Class::SessionLost, "the token has ended our login"));
+        }
+        let token = pkcs11.get_token_info(slot).map_err(lost)?;
+        login::guard_pin(&token)?;
+        let _lock = LoginLock::take(&setup.module, setup.profile.login_lock);
+        login::authenticate(setup, &session)?;
+        Ok(session)
+    }
+}
