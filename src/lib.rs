@@ -34,6 +34,7 @@ pub mod worker;
 pub mod algorithm;
 pub mod config;
 pub mod generation;
+pub mod memory;
 pub mod secret;
 
 // The command line.

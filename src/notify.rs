@@ -2,6 +2,7 @@
 //! Tells systemd how we are (sd_notify(3)). Without `NOTIFY_SOCKET` nothing happens.
 
 use std::io;
+use std::time::Duration;
 
 use sd_notify::{NotifyState, notify};
 
@@ -23,6 +24,17 @@ pub fn reloading() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
         Err(error) => report(&error),
     }
+}
+
+/// How long systemd waits for [`alive`] before it ends us; none if it does not watch.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
+}
+
+/// A sign of life.
+pub fn alive() {
+    send(&[NotifyState::Watchdog]);
 }
 
 /// The drain has begun.

@@ -35,6 +35,12 @@ const MAX_KEY_ID: usize = 1024;
 /// Longest UID that is logged, in bytes. Kubernetes sends 36.
 const MAX_UID: usize = 64;
 
+/// Does a call of this path carry a seed, there or back? All but Status do.
+#[must_use]
+pub fn carries_secrets(path: &str) -> bool {
+    !path.ends_with("/Status")
+}
+
 /// Answers Status, Encrypt and Decrypt.
 pub struct Service {
     keyring: Arc<Keyring>,

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Leaves: they use nothing, or a leaf.
     ("algorithm", &[]),
     ("generation", &[]),
+    ("memory", &[]),
     ("notify", &[]),
     ("proto", &[]),
     ("secret", &[]),
@@ -30,7 +31,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("health", &["algorithm", "keyring", "notify", "secret", "token"]),
     ("keyring", &["algorithm", "generation", "secret", "token"]),
     ("token", &["algorithm", "config", "generation", "secret"]),
-    ("worker", &["algorithm", "config", "generation", "secret", "token::frame", "token::protocol"]),
+    (
+        "worker",
+        &[
+            "algorithm",
+            "config",
+            "generation",
+            "memory",
+            "secret",
+            "token::frame",
+            "token::protocol",
+        ],
+    ),
     // Above them all: the command line. Only `commands` sees every room.
     ("client", &["config", "proto"]),
     ("cli", &["config", "token::protocol"]),

@@ -8,6 +8,7 @@ mod probe;
 mod serve;
 mod status;
 mod token_access;
+mod watchdog;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use serde::Serialize;
 use crate::cli::{Cli, Command, Output};
 use crate::config::{Config, ConfigError, Endpoint};
 use crate::logging::{self, Pace};
-use crate::worker;
+use crate::{memory, worker};
 
 /// How a command ended, if not well. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
+    memory::seal().map_err(io::Error::from)?;
     if let Command::TokenWorker = cli.command {
         worker::run()?;
         return Ok(None);

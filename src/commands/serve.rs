@@ -9,18 +9,18 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::token_access::setup;
-use super::{Exit, Failed, runtime};
+use super::{Exit, Failed, runtime, watchdog};
 use crate::cli::Cli;
 use crate::config::{Config, PinError};
 use crate::health::Health;
 use crate::keyring::Keyring;
-use crate::notify;
 use crate::proto::key_management_service_server::KeyManagementServiceServer;
 use crate::server::peer::AllowList;
 use crate::server::socket::{self, BoundSocket, SocketOptions};
 use crate::server::{self, Limits};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::token::{self, Capacity, Workers};
+use crate::{memory, notify};
 
 /// How long the workers may take to log out, after the requests have drained.
 const LOGOUT: Duration = Duration::from_secs(3);
@@ -28,6 +28,9 @@ const LOGOUT: Duration = Duration::from_secs(3);
 pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     let config = cli.load_config()?;
     tell_what_is_not_in_effect(&config);
+    if let Err(warning) = memory::lock() {
+        warn!("{warning}");
+    }
     refuse_open_pin(&config)?;
     // Before any thread or worker exists: binding sets the umask of the process.
     let socket = bind(&config)?;
@@ -58,6 +61,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     let limits = Limits {
         connections: config.server.max_connections,
         streams: config.server.max_streams,
+        carries_secrets: service::carries_secrets,
         ..Limits::default()
     };
 
@@ -80,6 +84,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     .max_decoding_message_size(limits.message_size);
 
     let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
+    let watchdog = tokio::spawn(watchdog::feed(limits.counters.clone(), health.clone()));
     let probes = tokio::spawn(async move { health.watch().await });
     let mut running = Running { config, keyring, workers, allow: allow.clone() };
 
@@ -99,6 +104,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     };
     scans.abort();
     probes.abort();
+    watchdog.abort();
     running.workers.stop(LOGOUT).await;
     match served {
         Ok(drained) => {

@@ -2,6 +2,7 @@
 //! One connection, from its first byte to its last.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
@@ -10,9 +11,11 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Limits;
 use super::peer::Peer;
+use super::quiet::Traffic;
 use super::watched::Watched;
 
 /// One stream's receive window, in bytes: HTTP/2's default. A message longer than
@@ -51,11 +54,13 @@ pub(super) fn protocol(limits: &Limits) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Serves until the peer goes, breaks the protocol or is no longer allowed, or until the
-/// drain is done. None of that is an error of the daemon's.
+/// Serves until the peer goes, breaks the protocol or is no longer allowed, until the
+/// connection that carried secrets falls quiet, or until the drain is done. None of that is an
+/// error of the daemon's.
 pub(super) async fn run<S>(
     stream: UnixStream,
-    service: WithPeer<S>,
+    service: S,
+    peer: Peer,
     protocol: http2::Builder<TokioExecutor>,
     limits: Limits,
     mut orders: watch::Receiver<Order>,
@@ -68,7 +73,8 @@ pub(super) async fn run<S>(
         > + Clone,
     S::Future: Send + 'static,
 {
-    let peer = service.peer;
+    let traffic = Traffic::new(limits.carries_secrets);
+    let service = Calls { service, peer, traffic: traffic.clone() };
     // A peer that takes nothing for so long would fail the next ping too, if we could send it.
     let write_timeout = limits.keepalive_interval + limits.keepalive_timeout;
     let stream = Watched::new(stream, limits.handshake_timeout, write_timeout);
@@ -79,6 +85,7 @@ pub(super) async fn run<S>(
             biased;
             end = connection.as_mut() => return report(&peer, end, &limits),
             order = orders.changed() => order.map(|()| *orders.borrow_and_update()),
+            () = traffic.quiet_for(limits.quiet_time) => break,
         };
         match order {
             Ok(Order::Serve) => {}
@@ -100,7 +107,10 @@ pub(super) async fn run<S>(
         }
     }
     connection.as_mut().graceful_shutdown();
-    report(&peer, connection.await, &limits);
+    // Calls have a time limit of their own; this is for a peer that does not go.
+    if let Ok(end) = timeout(limits.drain_timeout, connection).await {
+        report(&peer, end, &limits);
+    }
 }
 
 fn report(peer: &Peer, end: hyper::Result<()>, limits: &Limits) {
@@ -116,17 +126,18 @@ fn report(peer: &Peer, end: hyper::Result<()>, limits: &Limits) {
     }
 }
 
-/// Puts the peer into each request, then calls the service.
+/// Puts the peer into each request, notes which of them carry secrets, then calls the service.
 ///
 /// It does not ask `poll_ready`: a generated gRPC server is always ready, and the limits on
 /// work in progress are the service's own.
 #[derive(Clone)]
-pub(super) struct WithPeer<S> {
-    pub(super) service: S,
-    pub(super) peer: Peer,
+struct Calls<S> {
+    service: S,
+    peer: Peer,
+    traffic: Arc<Traffic>,
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for WithPeer<S>
+impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
     S: tower_service::Service<Request<Incoming>> + Clone,
 {
@@ -135,6 +146,7 @@ where
     type Future = S::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.traffic.note(request.uri().path());
         request.extensions_mut().insert(self.peer);
         self.service.clone().call(request)
     }

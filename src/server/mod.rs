@@ -10,6 +10,7 @@ mod directory;
 mod error;
 mod flood;
 pub mod peer;
+mod quiet;
 pub mod socket;
 mod watched;
 
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use connection::{Order, WithPeer};
+use connection::Order;
 pub use directory::check_directory;
 pub use error::{ServerError, SocketError};
 use flood::Flood;
@@ -38,6 +39,9 @@ use socket::BoundSocket;
 /// The longest rest after a failed accept. The failures are those of a lack that passes: of
 /// file descriptors, or of memory.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// The longest that the accept loop waits before it goes round once more.
+pub const ROUND: Duration = Duration::from_secs(1);
 
 /// What one peer, or all of them together, may take.
 #[derive(Clone, Debug)]
@@ -58,6 +62,11 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     /// From the shutdown to the end of the last call.
     pub drain_timeout: Duration,
+    /// Does a call of this path carry secrets, there or back?
+    pub carries_secrets: fn(path: &str) -> bool,
+    /// From the last call that carried secrets to the end of its connection, whose
+    /// buffers have parts of them. The peer dials anew by itself.
+    pub quiet_time: Duration,
     /// What happened, for the metrics. Clones share it.
     pub counters: Arc<Counters>,
 }
@@ -74,6 +83,8 @@ impl Default for Limits {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            carries_secrets: |_| true,
+            quiet_time: Duration::from_secs(2),
             counters: Arc::default(),
         }
     }
@@ -92,6 +103,9 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Not a sum: those open now.
     pub open: AtomicU64,
+    /// Not connections: how often the accept loop has gone round. It does so at least
+    /// every [`ROUND`].
+    pub rounds: AtomicU64,
 }
 
 /// How the drain went.
@@ -152,11 +166,12 @@ where
         must_be_listed,
         floods: Floods::default(),
     };
-    let mut tick = interval(flood::QUIET);
+    let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rest = Duration::ZERO;
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
+        door.limits.counters.rounds.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
             () = &mut shutdown => break,
@@ -265,7 +280,8 @@ where
         self.limits.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.connections.spawn(connection::run(
             stream,
-            WithPeer { service: self.service.clone(), peer },
+            self.service.clone(),
+            peer,
             self.protocol.clone(),
             self.limits.clone(),
             self.orders.subscribe(),

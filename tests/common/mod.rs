@@ -17,6 +17,7 @@
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod load;
+pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod token;
 

@@ -114,6 +114,10 @@ impl Process {
         });
     }
 
+    pub(crate) fn id(self) -> u32 {
+        u32::try_from(self.id).unwrap()
+    }
+
     /// A zombie is not alive: it waits only for its parent.
     pub(crate) fn is_alive(self) -> bool {
         stat(self.id).is_some_and(|stat| stat.started == self.started && stat.state != "Z")
