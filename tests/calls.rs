@@ -78,7 +78,8 @@ async fn no_object_is_left_behind_by_a_bad_blob() {
     }
     let calls = spy.calls();
     let count = |name| calls.get(name).copied().unwrap_or(0);
-    let failed = 5;
+    // SoftHSM's code for a bad blob can mean much, so each is tried a second time.
+    let failed = 5 * 2;
     let made = count("C_CreateObject") + count("C_UnwrapKey") - failed;
     assert_eq!(count("C_DestroyObject"), made, "{calls:?}");
 }

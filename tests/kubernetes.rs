@@ -10,8 +10,11 @@
 
 mod common;
 
+use std::path::PathBuf;
+
 use common::daemon::Daemon;
-use common::token::Token;
+use common::token::{Token, module};
+use faulty_module::Control;
 
 /// Longer than the programs' own limits, which say more.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(16 * 60);
@@ -25,8 +28,17 @@ fn program(variable: &str) -> String {
 
 /// Runs the client beside the daemon; it must end well.
 async fn client(token: &Token, arguments: &[&str]) {
+    client_with(token, [], arguments).await;
+}
+
+/// The same with more in its environment, and in that of all that it starts.
+async fn client_with<const COUNT: usize>(
+    token: &Token,
+    environment: [(&'static str, PathBuf); COUNT],
+    arguments: &[&str],
+) {
     let mut command: tokio::process::Command = token.prepared(&program("KMS_CLIENT")).into();
-    command.args(arguments).kill_on_drop(true);
+    command.envs(environment).args(arguments).kill_on_drop(true);
     let ended = tokio::time::timeout(LIMIT, command.output()).await;
     let ended = ended.unwrap_or_else(|_| panic!("{arguments:?} does not end"));
     let ended = ended.unwrap_or_else(|error| panic!("KMS_CLIENT cannot be started: {error}"));
@@ -79,17 +91,34 @@ async fn a_whole_control_plane() {
     let (apiserver, etcd) = (program("KUBE_APISERVER"), program("ETCD"));
     program("KMS_CLIENT");
     let token = Token::with_kek();
-    let config = token.config();
-    let line = [
-        "cluster",
-        "--kube-apiserver",
-        &apiserver,
-        "--etcd",
-        &etcd,
-        "--p11-kms",
-        env!("CARGO_BIN_EXE_p11-kms"),
-        "--config",
-        &config.display().to_string(),
-    ];
-    client(&token, &line).await;
+    let config = token.config().display().to_string();
+    client(&token, &cluster(&apiserver, &etcd, &config)).await;
+}
+
+/// The command line of the end-to-end test.
+fn cluster<'a>(apiserver: &'a str, etcd: &'a str, config: &'a str) -> Vec<&'a str> {
+    let plugin = env!("CARGO_BIN_EXE_p11-kms");
+    let programs = ["--kube-apiserver", apiserver, "--etcd", etcd, "--p11-kms", plugin];
+    ["cluster"].into_iter().chain(programs).chain(["--config", config]).collect()
+}
+
+/// Secrets are written and read all the while. Every read has to succeed, and what
+/// was written has to be there after kube-apiserver has lost its cached seeds.
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn a_control_plane_whose_token_is_lost_for_a_minute() {
+    let (apiserver, etcd) = (program("KUBE_APISERVER"), program("ETCD"));
+    program("KMS_CLIENT");
+    let faulty = faulty_module::library().expect("cargo builds it beside the tests");
+    // The KEK is made through the real module.
+    let token = Token::with_kek();
+    token.change_config(&format!("{:?}", module()), &format!("{faulty:?}"));
+    let directory = token.path("faults");
+    let control = Control::new(&directory).unwrap();
+
+    let (config, directory) =
+        (token.config().display().to_string(), directory.display().to_string());
+    let mut line = cluster(&apiserver, &etcd, &config);
+    line.extend(["--fault-control", &directory, "--lost-for", "60s"]);
+    client_with(&token, control.environment(&module()), &line).await;
 }

@@ -4,6 +4,9 @@
 
 use std::fmt;
 
+/// Most problems that are told. Whoever has more gave us some other file.
+const MOST: usize = 40;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -25,8 +28,8 @@ impl fmt::Display for Problem {
 }
 
 /// Why a configuration was refused: one line for each problem, with the place,
-/// the key, what is wrong and what would be right. It never holds the value of
-/// a key that is about the PIN.
+/// the key, what is wrong and what would be right; of very many only the first. It
+/// never holds the value of a key that is about the PIN.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -44,13 +47,16 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
+        for (index, problem) in self.problems.iter().take(MOST).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             problem.fmt(f)?;
         }
-        Ok(())
+        match self.problems.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }
 

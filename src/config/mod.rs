@@ -128,7 +128,12 @@ impl Config {
         Self::parse(path, &text, env, overrides)
     }
 
-    fn parse(
+    /// As [`Config::load`], with the text of the file at hand: `path` only names it
+    /// in errors.
+    ///
+    /// # Errors
+    /// Something in one of the three is wrong: see [`ConfigError`].
+    pub fn parse(
         path: &Path,
         text: &str,
         env: impl Iterator<Item = (OsString, OsString)>,

@@ -216,6 +216,17 @@ impl Profile {
         settings.finish(profile)
     }
 
+    /// Reads the text of a profile; `name` is its name, and its place in errors.
+    ///
+    /// # Errors
+    /// Something in it is wrong: see [`ConfigError`].
+    pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
+        let mut settings = Settings::new(name);
+        settings.add_profile(text)?;
+        let profile = from_settings(name, &mut settings);
+        settings.finish(profile)
+    }
+
     /// The names of the profiles in the binary, in order.
     pub fn built_in_names() -> impl Iterator<Item = &'static str> {
         BUILT_IN.iter().map(|(name, _)| *name)
@@ -349,10 +360,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Profile, String> {
-        let mut settings = Settings::new("p.toml");
-        settings.add_profile(text).map_err(|error| error.to_string())?;
-        let profile = from_settings("p", &mut settings);
-        settings.finish(profile).map_err(|error| error.to_string())
+        Profile::parse("p.toml", text).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub(super) fn read_file(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
+/// A name that is not ours, for an error: a line without sense is no reason for a
+/// long one, or for two.
+fn shown(name: &str) -> String {
+    name.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
 /// Filling in.
 impl Settings {
     /// No values yet; `file` is the place of what is missing.
@@ -99,8 +105,9 @@ impl Settings {
             if !name.as_encoded_bytes().starts_with(keys::PREFIX.as_bytes()) {
                 continue;
             }
-            let place = name.to_string_lossy().into_owned();
-            match (keys::of_variable(&place), value.into_string()) {
+            let name = name.to_string_lossy();
+            let place = shown(&name);
+            match (keys::of_variable(&name), value.into_string()) {
                 (Ok(None), _) => {}
                 (Ok(Some((section, key))), Ok(value)) => {
                     self.add(place, section, key, Value::Words(value));
@@ -181,9 +188,7 @@ impl Settings {
     }
 
     fn problem(&mut self, place: String, key: &str, what: String) {
-        // A key is echoed, but a line without sense is no reason for a long one.
-        let key = key.chars().take(80).flat_map(char::escape_debug).collect();
-        self.problems.push(Problem { place, key: Some(key), what });
+        self.problems.push(Problem { place, key: Some(shown(key)), what });
     }
 }
 

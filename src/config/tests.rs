@@ -316,6 +316,25 @@ fn a_variable_that_is_not_utf8_is_refused() {
 }
 
 #[test]
+fn a_variable_with_an_odd_name_is_shown_in_one_short_line() {
+    let name = format!("P11_KMS_TOKEN\u{1b}[2J\n{}", "X".repeat(5000));
+    let error = load(&format!("{LEAST}{PIN_FILE}"), &[(&name, "1")], &[]).unwrap_err();
+    assert!(error.starts_with("P11_KMS_TOKEN\\u{1b}[2J\\nXXX"), "{error}");
+    assert!(error.len() < 300 && !error.contains(char::is_control), "{error}");
+}
+
+#[test]
+fn of_very_many_problems_the_first_are_told() {
+    let lines = |count: usize| (0..count).map(|n| format!("x{n} = 1\n")).collect::<String>();
+    let error = load(&lines(40), &[], &[("keyring.label", "")]).unwrap_err();
+    assert_eq!(error.lines().count(), 41);
+    assert!(error.ends_with("\nand 4 more"), "{error}");
+    let error = Profile::parse("p.toml", &lines(40)).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 40);
+    assert!(!error.contains("more"), "{error}");
+}
+
+#[test]
 fn a_pin_in_the_wrong_place_is_refused_and_never_echoed() {
     for (text, expected) in [
         ("pin = '87654321'", "token.pin: a PIN never stands in a configuration"),

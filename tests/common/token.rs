@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
+use faulty_module::Control;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
@@ -22,6 +24,7 @@ pub(crate) const GOOD: &[&str] = &["--sensitive", "--private", "--usage-wrap", "
 /// A directory with a token, a PIN file and a config in it.
 pub(crate) struct Token {
     directory: TempDir,
+    faults: OnceLock<Control>,
 }
 
 impl Token {
@@ -49,7 +52,7 @@ impl Token {
             module.display()
         );
         let directory = tempfile::Builder::new().prefix("p11-kms-").tempdir().unwrap();
-        let token = Self { directory };
+        let token = Self { directory, faults: OnceLock::new() };
         fs::set_permissions(token.path(""), fs::Permissions::from_mode(0o700)).unwrap();
         fs::create_dir(token.path("tokens")).unwrap();
         let conf = format!(
@@ -153,7 +156,12 @@ impl Token {
             .env_remove("NOTIFY_SOCKET")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_PID")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .current_dir(self.path(""));
+        if let Some(faults) = self.faults.get() {
+            command.envs(faults.environment(&module()));
+        }
         command
     }
 
@@ -199,6 +207,15 @@ impl Token {
         let mut command = self.prepared(program);
         command.args(arguments);
         run(command)
+    }
+
+    /// Puts another module between p11-kms and SoftHSM that misbehaves on command.
+    pub(crate) fn misbehaving(&self) -> &Control {
+        self.faults.get_or_init(|| {
+            let library = faulty_module::library().expect("cargo has built the faulty module");
+            self.change_config(&format!("{:?}", module()), &format!("{library:?}"));
+            Control::new(self.path("faults")).unwrap()
+        })
     }
 
     /// Puts another module between p11-kms and SoftHSM that writes every call to a file.

@@ -1,0 +1,253 @@
+#![forbid(unsafe_code)]
+//! The token as this process sees it: gone or there, which sessions are dead, how the PIN fares.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use cryptoki_sys as sys;
+use cryptoki_sys::{CK_FLAGS, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_USER_TYPE};
+
+use crate::ffi::Real;
+use crate::follow::Loaded;
+use crate::functions::Function;
+use crate::rules::TokenRules;
+use crate::state::{Generation, State};
+
+/// What this process knows of the token.
+#[derive(Default)]
+pub(crate) struct Token {
+    ledger: Mutex<Ledger>,
+    /// Held for reading while a real call runs, and for writing while sessions are taken away:
+    /// few modules bear it that a session goes while another thread uses it.
+    gate: RwLock<()>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    open: BTreeMap<CK_SESSION_HANDLE, CK_SLOT_ID>,
+    /// Sessions that are being opened just now.
+    opening: usize,
+    /// Handles from before a loss. The real module may not know that they are dead.
+    dead: BTreeSet<CK_SESSION_HANDLE>,
+    /// Slots whose sessions the real module has still to close.
+    to_close: BTreeSet<CK_SLOT_ID>,
+    to_log_out: bool,
+    /// What calls answer since the token is lost.
+    lost: Option<CK_RV>,
+    /// Whether it stays lost when the rule is gone.
+    until_initialize: bool,
+    /// The version of the rules whose one-time lines have been obeyed.
+    obeyed: Generation,
+}
+
+impl Ledger {
+    /// Takes in what the rules say now.
+    fn notice(&mut self, loaded: &Loaded) {
+        let rules = &loaded.rules.token;
+        match rules.lost {
+            Some(lost) => {
+                self.lost = Some(lost.code.0);
+                self.until_initialize |= lost.until_initialize;
+                self.drop_sessions();
+            }
+            None if !self.until_initialize => self.lost = None,
+            None => {}
+        }
+        if self.obeyed != loaded.generation {
+            self.obeyed = loaded.generation;
+            if rules.sessions_dropped {
+                self.drop_sessions();
+            }
+            self.to_log_out |= rules.logged_out && !self.open.is_empty();
+        }
+    }
+
+    fn drop_sessions(&mut self) {
+        for (session, slot) in std::mem::take(&mut self.open) {
+            self.dead.insert(session);
+            self.to_close.insert(slot);
+        }
+    }
+
+    fn has_debts(&self) -> bool {
+        self.to_log_out || !self.to_close.is_empty()
+    }
+
+    fn found_again(&mut self) {
+        self.lost = None;
+        self.until_initialize = false;
+    }
+}
+
+impl Token {
+    /// Lets a call through to the real module as long as the guard lives, or answers it.
+    pub(crate) fn admit(
+        &self,
+        loaded: &Loaded,
+        function: Function,
+        session: Option<CK_SESSION_HANDLE>,
+        real: &Real,
+    ) -> Result<Option<RwLockReadGuard<'_, ()>>, CK_RV> {
+        let (lost, has_debts) = {
+            let mut ledger = self.ledger();
+            ledger.notice(loaded);
+            (ledger.lost, ledger.has_debts())
+        };
+        if let Some(code) = lost.filter(|_| !works_without_token(function)) {
+            // A real call that hangs must not make this one hang: the debts can wait.
+            if let Ok(_alone) = self.gate.try_write() {
+                self.settle(real);
+            }
+            return Err(code);
+        }
+        // It waits for an event that may never come, and uses no session.
+        if function == Function::C_WaitForSlotEvent {
+            return Ok(None);
+        }
+        if has_debts {
+            let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            self.settle(real);
+        }
+        let admitted = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        match session {
+            Some(session) if self.ledger().dead.contains(&session) => {
+                Err(sys::CKR_SESSION_HANDLE_INVALID)
+            }
+            _ => Ok(Some(admitted)),
+        }
+    }
+
+    /// Makes the real module do what the ledger says has happened. The gate is held for writing.
+    fn settle(&self, real: &Real) {
+        let (slots, to_log_out) = {
+            let mut ledger = self.ledger();
+            let to_log_out = std::mem::take(&mut ledger.to_log_out).then(|| {
+                let by_slot = ledger.open.iter().map(|(session, slot)| (*slot, *session));
+                by_slot.collect::<BTreeMap<_, _>>()
+            });
+            (std::mem::take(&mut ledger.to_close), to_log_out)
+        };
+        for slot in slots {
+            real.close_all_sessions(slot);
+        }
+        // A login holds for all sessions with a token: one of them is enough.
+        for session in to_log_out.unwrap_or_default().into_values() {
+            real.logout(session);
+        }
+    }
+
+    /// Whether the token is gone at present.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.ledger().lost.is_some()
+    }
+
+    /// `C_Initialize`, after the real one has answered.
+    pub(crate) fn initialized(&self, answer: CK_RV) -> CK_RV {
+        if answer == sys::CKR_OK {
+            self.ledger().found_again();
+        }
+        answer
+    }
+
+    /// `C_Finalize`, after the real one has answered: all sessions are gone and nothing is owed.
+    pub(crate) fn finalized(&self, answer: CK_RV) -> CK_RV {
+        if answer == sys::CKR_OK {
+            let mut ledger = self.ledger();
+            let (obeyed, opening) = (ledger.obeyed, ledger.opening);
+            *ledger = Ledger { obeyed, opening, ..Ledger::default() };
+        }
+        answer
+    }
+
+    /// `C_OpenSession`: `open` makes the real call and gives the handle too.
+    pub(crate) fn open_session(
+        &self,
+        rules: &TokenRules,
+        slot: CK_SLOT_ID,
+        open: impl FnOnce() -> (CK_RV, Option<CK_SESSION_HANDLE>),
+    ) -> CK_RV {
+        {
+            let mut ledger = self.ledger();
+            let count = ledger.open.len() + ledger.opening;
+            if rules.max_sessions.is_some_and(|most| count >= most as usize) {
+                return sys::CKR_SESSION_COUNT;
+            }
+            ledger.opening += 1;
+        }
+        let (answer, session) = open();
+        let mut ledger = self.ledger();
+        ledger.opening -= 1;
+        if let Some(session) = session.filter(|_| answer == sys::CKR_OK) {
+            ledger.open.insert(session, slot);
+            ledger.dead.remove(&session);
+        }
+        answer
+    }
+
+    /// `C_CloseSession`, after the real one has answered.
+    pub(crate) fn session_closed(&self, session: CK_SESSION_HANDLE, answer: CK_RV) -> CK_RV {
+        if answer == sys::CKR_OK {
+            self.ledger().open.remove(&session);
+        }
+        answer
+    }
+
+    /// `C_CloseAllSessions`, after the real one has answered.
+    pub(crate) fn sessions_closed(&self, slot: CK_SLOT_ID, answer: CK_RV) -> CK_RV {
+        if answer == sys::CKR_OK {
+            self.ledger().open.retain(|_, of| *of != slot);
+        }
+        answer
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a library answers by itself when the token is gone.
+const fn works_without_token(function: Function) -> bool {
+    matches!(
+        function,
+        Function::C_Initialize
+            | Function::C_Finalize
+            | Function::C_GetInfo
+            | Function::C_GetSlotList
+    )
+}
+
+/// `C_Login`: `real` makes the real call. The PIN of the security officer is left alone.
+pub(crate) fn login(
+    rules: &TokenRules,
+    state: &State,
+    user: CK_USER_TYPE,
+    real: impl FnOnce() -> CK_RV,
+) -> CK_RV {
+    if user == sys::CKU_SO {
+        return real();
+    }
+    if rules.pin_tries.is_some_and(|tries| state.tries() >= tries.into()) {
+        return sys::CKR_PIN_LOCKED;
+    }
+    let answer = if rules.pin_refused { sys::CKR_PIN_INCORRECT } else { real() };
+    match answer {
+        sys::CKR_PIN_INCORRECT => state.pin_failed(),
+        sys::CKR_OK => state.pin_accepted(),
+        _ => {}
+    }
+    answer
+}
+
+/// The flags that `C_GetTokenInfo` shows beside those of the real module.
+pub(crate) fn pin_flags(rules: &TokenRules, state: &State) -> CK_FLAGS {
+    let tries = state.tries();
+    let counted = rules.pin_tries.map_or(0, |most| {
+        let low = if tries > 0 { sys::CKF_USER_PIN_COUNT_LOW } else { 0 };
+        low | match u64::from(most).saturating_sub(tries) {
+            0 => sys::CKF_USER_PIN_LOCKED,
+            1 => sys::CKF_USER_PIN_FINAL_TRY,
+            _ => 0,
+        }
+    });
+    rules.pin_flags | counted
+}

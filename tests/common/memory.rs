@@ -1,0 +1,88 @@
+//! Looking for bytes in the memory of a process, as somebody with its rights could.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a needle that must be found together. A secret of 32 bytes is looked for
+/// by both of its halves, so that a part of it is found too.
+const PIECE: usize = 16;
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Secrets to look for.
+pub(crate) struct Search {
+    /// Which secret a piece belongs to.
+    pieces: HashMap<[u8; PIECE], usize>,
+    /// Do the first two bytes occur in any piece? Most of memory is passed over by this.
+    begins: Vec<bool>,
+}
+
+impl Search {
+    /// A search for these secrets, of at least [`PIECE`] bytes each.
+    pub(crate) fn new(secrets: &[Vec<u8>]) -> Self {
+        let mut pieces = HashMap::new();
+        let mut begins = vec![false; 1 << 16];
+        for (number, secret) in secrets.iter().enumerate() {
+            for piece in [&secret[..PIECE], &secret[secret.len() - PIECE..]] {
+                begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))] = true;
+                pieces.insert(piece.try_into().unwrap(), number);
+            }
+        }
+        Self { pieces, begins }
+    }
+
+    /// The numbers of the secrets that lie in the memory of that process, and where.
+    pub(crate) fn in_process(&self, id: u32) -> Found {
+        let maps = fs::read_to_string(format!("/proc/{id}/maps")).unwrap();
+        let memory = File::open(format!("/proc/{id}/mem")).unwrap();
+        let mut found = Found::default();
+        for line in maps.lines() {
+            let mut fields = line.split_whitespace();
+            let (start, end) = fields.next().unwrap().split_once('-').unwrap();
+            let address = |hex| u64::from_str_radix(hex, 16).unwrap();
+            let readable = fields.next().unwrap().starts_with('r');
+            let name = fields.nth(3).unwrap_or("");
+            // These two belong to the kernel.
+            if readable && !name.starts_with("[v") {
+                self.in_range(&memory, address(start), address(end), name, &mut found);
+            }
+        }
+        found
+    }
+
+    fn in_range(&self, memory: &File, start: u64, end: u64, name: &str, found: &mut Found) {
+        let mut buffer = vec![0; CHUNK + PIECE - 1];
+        let mut at = start;
+        while at < end {
+            let wanted = usize::try_from(end - at).unwrap().min(buffer.len());
+            // A mapping may go away between our looks; then nothing is in it.
+            let Ok(len) = memory.read_at(&mut buffer[..wanted], at) else { return };
+            if len == 0 {
+                return;
+            }
+            found.bytes += len;
+            for window in buffer[..len].windows(PIECE) {
+                if !self.begins[usize::from(u16::from_be_bytes([window[0], window[1]]))] {
+                    continue;
+                }
+                if let Some(number) = self.pieces.get(window) {
+                    found.secrets.insert(*number);
+                    found.places.insert(name.to_owned());
+                }
+            }
+            at += u64::try_from(len.min(CHUNK)).unwrap();
+        }
+    }
+}
+
+/// What a search found. It holds no secret.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) secrets: HashSet<usize>,
+    /// The names of the mappings.
+    pub(crate) places: HashSet<String>,
+    /// How much was looked at.
+    pub(crate) bytes: usize,
+}

@@ -1,0 +1,189 @@
+//! More work than the token can do.
+
+#![allow(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use common::client::{Client, request_for};
+use common::daemon::Daemon;
+use common::token::Token;
+use common::{eventually, seed};
+use p11_kms::proto::{DecryptRequest, StatusResponse};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Code;
+
+/// Nobody but the test's own requests calls the token, and those wait as long as they must.
+const QUIET: [&str; 4] = [
+    "keyring.scan-interval=1h",
+    "health.interval=10m",
+    "token.call-timeout=25s",
+    "server.request-timeout=25s",
+];
+
+/// One job at the token, the rest waits in the front.
+const NARROW: [&str; 2] = ["token.workers=1", "token.pipeline-depth=1"];
+
+async fn start(token: &Token, set: &[&str]) -> Daemon {
+    Daemon::start_with(token, &[&QUIET[..], &NARROW, set].concat()).await
+}
+
+/// So many Decrypts, no two alike.
+async fn requests(client: &Client, count: u32) -> Vec<DecryptRequest> {
+    let mut requests = Vec::new();
+    for number in 0..count {
+        requests.push(request_for(&client.encrypt(&seed(number, 32)).await.unwrap()));
+    }
+    requests
+}
+
+/// How long the fastest of some calls takes: what else happens on the machine can only
+/// make a call slower.
+async fn fastest_status(client: &Client) -> (Duration, StatusResponse) {
+    let mut fastest = None;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let status = client.status().await.unwrap();
+        let took = began.elapsed();
+        if fastest.as_ref().is_none_or(|(best, _)| took < *best) {
+            fastest = Some((took, status));
+        }
+    }
+    fastest.unwrap()
+}
+
+#[tokio::test]
+async fn status_is_answered_at_once_while_a_thousand_decrypts_wait() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[]).await;
+    let client = daemon.client().await;
+    let requests = requests(&client, 1000).await;
+    let asks = daemon.client().await;
+    faults.set("C_UnwrapKey hang").unwrap();
+    let mut calls = JoinSet::new();
+    for request in requests {
+        let client = client.clone();
+        calls.spawn(async move { client.decrypt(request).await });
+    }
+    eventually("the hang", async || (faults.strikes() > 0).then_some(())).await;
+    let (took, status) = fastest_status(&asks).await;
+    assert!(took < Duration::from_millis(5), "the fastest of 20 took {took:?}");
+    assert_eq!(status.healthz, "ok", "a call that is under way is no trouble yet");
+    faults.clear().unwrap();
+    for answer in calls.join_all().await {
+        answer.unwrap();
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so_at_once_and_goes_on() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &["server.queue-length=50"]).await;
+    let client = daemon.client().await;
+    let requests = requests(&client, 60).await;
+    faults.set("C_UnwrapKey hang").unwrap();
+    let mut calls = JoinSet::new();
+    for request in requests {
+        let client = client.clone();
+        calls.spawn(async move { client.decrypt(request).await });
+    }
+    // Those that found no place are answered while the others wait.
+    for _ in 0..9 {
+        let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        assert!(status.message().contains("server.queue-length"), "{status:?}");
+    }
+    faults.clear().unwrap();
+    let answers = calls.join_all().await;
+    assert_eq!(answers.len(), 51);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_run() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[]).await;
+    let client = daemon.client().await;
+    let requests = requests(&client, 100).await;
+    faults.set("C_UnwrapKey hang").unwrap();
+    let mut calls = JoinSet::new();
+    for request in requests {
+        let client = client.clone();
+        calls.spawn(async move { client.decrypt(request).await });
+    }
+    let unwraps = faults.count("C_UnwrapKey");
+    eventually("the hang", async || (faults.count("C_UnwrapKey") > unwraps).then_some(())).await;
+    calls.shutdown().await;
+    // The callers' resets are on the same connection, so they have come before this answer.
+    client.status().await.unwrap();
+    faults.clear().unwrap();
+    client.round_trip(&seed(1, 32)).await.unwrap();
+    let run = faults.count("C_UnwrapKey") - unwraps;
+    assert!(run <= 3, "{run} unwraps: the one that was under way, and ours");
+    daemon.stop().await;
+}
+
+/// An apiserver that starts asks for the same seed many times at once.
+#[tokio::test]
+async fn equal_decrypts_cost_one_unwrap_and_each_has_its_line_in_the_log() {
+    const ALIKE: usize = 200;
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[]).await;
+    let client = daemon.client().await;
+    let plaintext = seed(1, 32);
+    let request = request_for(&client.encrypt(&plaintext).await.unwrap());
+    faults.set("C_UnwrapKey hang").unwrap();
+    let before = faults.count("C_UnwrapKey");
+    let mut calls = JoinSet::new();
+    for number in 0..ALIKE {
+        let (client, mut request) = (client.clone(), request.clone());
+        request.uid = format!("uid-{number}");
+        calls.spawn(async move { client.decrypt(request).await });
+    }
+    eventually("the hang", async || (faults.strikes() > 0).then_some(())).await;
+    client.status().await.unwrap();
+    faults.clear().unwrap();
+    for answer in calls.join_all().await {
+        assert!(answer.unwrap() == plaintext, "another plaintext came back");
+    }
+    assert_eq!(faults.count("C_UnwrapKey") - before, 1);
+    let uids = || -> HashSet<String> {
+        let lines = daemon.lines().into_iter().filter(|line| line["method"] == "Decrypt");
+        lines.filter_map(|line| line["uid"].as_str().map(ToOwned::to_owned)).collect()
+    };
+    eventually("a line for each", async || (uids().len() == ALIKE).then_some(())).await;
+    daemon.stop().await;
+}
+
+/// Who came first may be in a hurry; those who joined him are not.
+#[tokio::test]
+async fn a_caller_who_leaves_takes_nobody_with_him() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[]).await;
+    let client = daemon.client().await;
+    let request = request_for(&client.encrypt(&seed(1, 32)).await.unwrap());
+    faults.set("C_UnwrapKey hang").unwrap();
+    let decrypt = || {
+        let (client, request) = (client.clone(), request.clone());
+        tokio::spawn(async move { client.decrypt(request).await })
+    };
+    let first = decrypt();
+    eventually("the hang", async || (faults.strikes() > 0).then_some(())).await;
+    let second = decrypt();
+    client.status().await.unwrap();
+    first.abort();
+    client.status().await.unwrap();
+    faults.clear().unwrap();
+    assert!(second.await.unwrap().unwrap() == seed(1, 32), "another plaintext came back");
+    daemon.stop().await;
+}
