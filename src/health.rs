@@ -98,7 +98,10 @@ impl Health {
     fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
         match self.token.availability() {
             Availability::Down(failure) => return Some(failure.message),
-            Availability::Starting => return Some(STARTING.to_owned()),
+            Availability::Starting { after: None } => return Some(STARTING.to_owned()),
+            Availability::Starting { after: Some(end) } => {
+                return Some(format!("{end}; a new worker is being started"));
+            }
             Availability::Up => {}
         }
         match last {

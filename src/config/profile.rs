@@ -409,7 +409,7 @@ mod tests {
         assert_eq!((profile.method, profile.kwp_method), (Method::Object, Method::Ecb));
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (2, 1, 32));
         assert_eq!(profile.value_len, ValueLen::Forbid);
-        assert_eq!(profile.replace_after_objects, Some(25_000));
+        assert_eq!(profile.replace_after_objects, Some(10_000));
         assert_eq!(profile.errors_ambiguous, [5]);
     }
 

@@ -39,6 +39,8 @@ struct State {
     answered: u64,
     /// When the first of the present lanes came, or one before it without a gap.
     up_since: Option<Instant>,
+    /// Why the last lane went.
+    lost: Option<Failure>,
     /// Why no worker could be started, while that is so.
     down: Option<Failure>,
     closing: bool,
@@ -55,8 +57,11 @@ pub(super) struct Pool {
 pub enum Availability {
     /// At least one session answers.
     Up,
-    /// A worker is being started for the first time, or after one that ended.
-    Starting,
+    /// A worker is being started: the first one, or one in place of those that ended so.
+    Starting {
+        /// How the last one ended.
+        after: Option<Failure>,
+    },
     /// The last start failed.
     Down(Failure),
 }
@@ -159,6 +164,9 @@ impl Pool {
         for job in at_worker.iter_mut().take(sent) {
             job.was_run(why.class);
         }
+        if state.lanes.is_empty() {
+            state.lost = Some(why.clone());
+        }
         for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
                 state.waiting.push_front(job);
@@ -202,7 +210,7 @@ impl Pool {
         match &state.down {
             _ if !state.lanes.is_empty() => Availability::Up,
             Some(failure) => Availability::Down(failure.clone()),
-            None => Availability::Starting,
+            None => Availability::Starting { after: state.lost.clone() },
         }
     }
 }
@@ -358,13 +366,23 @@ mod tests {
     fn a_failed_start_answers_those_who_wait_and_those_who_come() {
         let pool = Pool::new(10);
         let mut waiting = submit(&pool);
-        assert_eq!(pool.availability(), Availability::Starting);
+        assert_eq!(pool.availability(), Availability::Starting { after: None });
         pool.set_down(gone());
         assert!(waiting.try_recv().unwrap().is_err());
         assert!(matches!(pool.submit(job(Operation::Find).0), Err(Error::Unavailable(_))));
         assert_eq!(pool.availability(), Availability::Down(gone()));
         pool.add_lane(1);
         assert_eq!(pool.availability(), Availability::Up);
+    }
+
+    #[test]
+    fn while_a_new_worker_is_started_the_end_of_the_last_one_is_known() {
+        let pool = Pool::new(10);
+        let [(a, _), (b, _)] = [pool.add_lane(1), pool.add_lane(1)];
+        pool.remove_lane(a, VecDeque::new(), 0, &gone());
+        assert_eq!(pool.availability(), Availability::Up);
+        pool.remove_lane(b, VecDeque::new(), 0, &gone());
+        assert_eq!(pool.availability(), Availability::Starting { after: Some(gone()) });
     }
 
     #[test]

@@ -37,15 +37,13 @@ impl Relogin {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = |error| errors::from_cryptoki(&error, "reopening a session", &setup.profile);
         let session = login::open(setup, pkcs11, slot)?;
-        let state = session.get_session_info().map_err(lost)?.session_state();
-        let logged_in = matches!(state, SessionState::RoUser | SessionState::RwUser);
-        if logged_in || setup.profile.login == Login::None {
+        if is_logged_in(setup, &session)? {
             return Ok(session);
         }
         // A PIN gets one attempt. With workers beside us, or another PIN in its file, only
         // the front knows whether it has been tried: it starts a new worker then.
         if setup.profile.workers > 1 || setup.pin.stamp() != self.stamp {
-            return Err(Failure::new(Class::SessionLost, "the token has ended our login"));
+            return Err(login_lost());
         }
         let token = pkcs11.get_token_info(slot).map_err(lost)?;
         login::guard_pin(&token)?;
@@ -53,4 +51,20 @@ impl Relogin {
         login::authenticate(setup, &session)?;
         Ok(session)
     }
+}
+
+/// Does the token count this session as the user's? Where no login is wanted, always.
+pub(super) fn is_logged_in(setup: &Setup, session: &Session) -> Result<bool, Failure> {
+    if setup.profile.login == Login::None {
+        return Ok(true);
+    }
+    let info = session.get_session_info().map_err(|error| {
+        errors::from_cryptoki(&error, "asking for the session's state", &setup.profile)
+    })?;
+    Ok(matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser))
+}
+
+/// The token has logged us out.
+pub(super) fn login_lost() -> Failure {
+    Failure::new(Class::SessionLost, "the token has ended our login")
 }

@@ -18,7 +18,7 @@ use super::ffi::{Module, Object};
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
-use super::relogin::Relogin;
+use super::relogin::{self, Relogin};
 use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
@@ -88,9 +88,7 @@ impl SessionThread {
 
     fn answer(&mut self, job: &JobRef<'_>, out: &mut Buffer, answers: &mut Vec<u8>) {
         if job.deadline.has_passed() {
-            let expired =
-                Failure::new(Class::Expired, "the deadline passed before the token was free");
-            return frame::encode_answer(answers, Err(&expired));
+            return frame::encode_answer(answers, Err(&expired()));
         }
         let outcome = match job.operation {
             Operation::Wrap(algorithm) => self.transform(job, out, |tools, kek, out| {
@@ -109,8 +107,8 @@ impl SessionThread {
         frame::encode_answer(answers, bytes.as_ref().copied());
     }
 
-    /// Runs a wrap or unwrap, and once more, inside its deadline, if the token has
-    /// forgotten the handle or dropped the session.
+    /// Runs a wrap or unwrap. Once more, inside its deadline, if the token has forgotten the
+    /// handle, has dropped the session, or works after all.
     fn transform(
         &mut self,
         job: &JobRef<'_>,
@@ -118,25 +116,40 @@ impl SessionThread {
         run: impl Fn(&Tools<'_>, Object, &mut Buffer) -> Result<usize, WrapError>,
     ) -> Result<usize, Failure> {
         let mut kek = self.locate(&job.kek)?;
-        let mut first = true;
-        loop {
-            let error = match run(&self.tools(), kek, out) {
-                Ok(len) => return Ok(len),
-                Err(error) => error,
-            };
-            let verdict = self.judge(&error);
-            if !first || job.deadline.has_passed() {
-                return Err(self.conclude(verdict, &error, job, kek));
+        let error = match run(&self.tools(), kek, out) {
+            Ok(len) => return Ok(len),
+            Err(error) => error,
+        };
+        match self.judge(&error) {
+            Verdict::StaleHandle => kek = self.find_again(&job.kek)?,
+            Verdict::Plain(Class::SessionLost) => {
+                self.reopen()?;
+                kek = self.find_again(&job.kek)?;
             }
-            first = false;
-            match verdict {
-                Verdict::StaleHandle => {}
-                Verdict::Plain(Class::SessionLost) => self.reopen()?,
-                _ => return Err(self.conclude(verdict, &error, job, kek)),
-            }
-            self.find()?;
-            kek = self.shared.handles.get(&job.kek).ok_or_else(unknown_kek)?;
+            // SoftHSM answers a damaged blob with CKR_GENERAL_ERROR, which on other tokens means
+            // that the device is gone. A blob that is known to be good decides.
+            Verdict::Ambiguous if keys::is_known_good(&self.tools(), kek, &job.kek) => {}
+            Verdict::Ambiguous => return Err(conclude(Class::TokenLost, &error)),
+            Verdict::BadBlob => return Err(conclude(at_fault(job), &error)),
+            Verdict::Plain(class) => return Err(conclude(class, &error)),
         }
+        if job.deadline.has_passed() {
+            return Err(expired());
+        }
+        run(&self.tools(), kek, out).map_err(|error| {
+            let class = match self.judge(&error) {
+                Verdict::StaleHandle => Class::TokenLost,
+                Verdict::Plain(class) => class,
+                // The token has just shown that it works.
+                Verdict::BadBlob | Verdict::Ambiguous => at_fault(job),
+            };
+            conclude(class, &error)
+        })
+    }
+
+    fn find_again(&mut self, kek: &Fingerprint) -> Result<Object, Failure> {
+        self.find()?;
+        self.shared.handles.get(kek).ok_or_else(unknown_kek)
     }
 
     fn reopen(&mut self) -> Result<(), Failure> {
@@ -155,41 +168,12 @@ impl SessionThread {
         }
     }
 
-    /// Who is at fault? SoftHSM answers a damaged blob with CKR_GENERAL_ERROR,
-    /// which on other tokens means that the device is gone. So when the code can
-    /// mean both, a blob that is known to be good decides.
-    fn conclude(
-        &self,
-        verdict: Verdict,
-        error: &WrapError,
-        job: &JobRef<'_>,
-        kek: Object,
-    ) -> Failure {
-        let class = match verdict {
-            Verdict::Plain(class) => class,
-            Verdict::StaleHandle => Class::TokenLost,
-            Verdict::BadBlob => at_fault(job),
-            Verdict::Ambiguous if keys::is_known_good(&self.tools(), kek, &job.kek) => {
-                at_fault(job)
-            }
-            Verdict::Ambiguous => Class::TokenLost,
-        };
-        match class {
-            Class::BadBlob => Failure::new(
-                class,
-                "the token's integrity check refused it: it was changed, cut, or made under another KEK",
-            ),
-            _ => Failure::new(class, error.to_string()),
-        }
-    }
-
     fn locate(&mut self, kek: &Fingerprint) -> Result<Object, Failure> {
         if let Some(object) = self.shared.handles.get(kek) {
             return Ok(object);
         }
         // Another worker may have found it since we last looked.
-        self.find()?;
-        self.shared.handles.get(kek).ok_or_else(unknown_kek)
+        self.find_again(kek)
     }
 
     fn find(&mut self) -> Result<Vec<FoundKey>, Failure> {
@@ -203,7 +187,14 @@ impl SessionThread {
     }
 
     fn search(&self) -> Result<Vec<FoundKey>, Failure> {
-        keys::find(&self.tools(), &self.session, &self.shared.setup.label, &self.shared.handles)
+        let Shared { setup, handles, .. } = &*self.shared;
+        let found = keys::find(&self.tools(), &self.session, &setup.label, handles)?;
+        // Who is not logged in is shown no private key, and that counts as a success.
+        if relogin::is_logged_in(setup, &self.session)? {
+            Ok(found)
+        } else {
+            Err(relogin::login_lost())
+        }
     }
 
     fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
@@ -230,6 +221,20 @@ const fn at_fault(job: &JobRef<'_>) -> Class {
         Operation::Unwrap(_) => Class::BadBlob,
         _ => Class::Refused,
     }
+}
+
+fn conclude(class: Class, error: &WrapError) -> Failure {
+    match class {
+        Class::BadBlob => Failure::new(
+            class,
+            "the token's integrity check refused it: it was changed, cut, or made under another KEK",
+        ),
+        _ => Failure::new(class, error.to_string()),
+    }
+}
+
+fn expired() -> Failure {
+    Failure::new(Class::Expired, "the deadline passed before the token was free")
 }
 
 fn unknown_kek() -> Failure {
