@@ -12,6 +12,10 @@ import (
 	"p11-kms.test/client/internal/cluster"
 )
 
+// kube-apiserver trusts a good Status for 20 s. After that there has to be time
+// to see what it does without a token.
+const shortestLoss = 40 * time.Second
+
 func runCluster(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	o := cluster.Options{Log: os.Stderr}
 	flags.StringVar(&o.KubeAPIServer, "kube-apiserver", "", "path of the program")
@@ -20,6 +24,8 @@ func runCluster(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	p11kms := flags.String("p11-kms", "", "path of the plugin")
 	config := flags.String("config", "", "its config file; the token and the KEK have to be there")
 	encryptionConfig := flags.String("encryption-config", "", "an EncryptionConfiguration, to test another plugin: its command comes behind --")
+	flags.StringVar(&o.FaultControl, "fault-control", "", "the control directory of the misbehaving PKCS#11 module that the plugin runs on: other steps, in which it loses its token")
+	flags.DurationVar(&o.LostFor, "lost-for", time.Minute, "how long, with --fault-control")
 	limit := flags.Duration("timeout", 15*time.Minute, "give up after this time")
 	asJSON := flags.Bool("json", false, "print the result as JSON")
 	if err := parse(flags, args, "kube-apiserver", "etcd"); err != nil {
@@ -27,6 +33,9 @@ func runCluster(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	}
 	if o.Secrets < 1 {
 		return complain(flags, "--secrets has to be at least 1")
+	}
+	if o.FaultControl != "" && o.LostFor < shortestLoss {
+		return complain(flags, "--lost-for has to be at least %s: kube-apiserver needs half of it to notice", shortestLoss)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, *limit, errors.New("--timeout has passed"))
 	defer cancel()

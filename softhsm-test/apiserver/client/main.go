@@ -24,13 +24,18 @@ type command struct {
 var commands = []command{
 	{"roundtrip", "check every rule of KMS v2, then write and read as kube-apiserver does", roundtrip},
 	{"storm", "thousands of Decrypts at the same moment", runStorm},
+	{"watch", "call without end and tell what fails, until SIGTERM or the end of standard input", runWatch},
 	{"load", "measure throughput and latency of one method", runLoad},
 	{"cluster", "the end-to-end test with a real etcd and kube-apiserver", runCluster},
+	{"soak", "a million calls to p11-kms, on a token of its own; no process may grow", runSoak},
 	{"compare", "measure p11-kms against the reference plugin, on a token of its own", runCompare},
 }
 
-// errUsage has been explained already.
-var errUsage = errors.New("usage")
+// What has been explained already.
+var (
+	errUsage     = errors.New("usage")
+	errExplained = errors.New("explained")
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -40,6 +45,8 @@ func main() {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
 		os.Exit(2)
+	case errors.Is(err, errExplained):
+		os.Exit(1)
 	default:
 		fmt.Fprintf(os.Stderr, "kms-client %s: %v\n", os.Args[1], err)
 		os.Exit(1)

@@ -50,7 +50,7 @@ func roundtrip(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	defer cleanUp()
 
 	result := roundtripResult{Endpoint: provider.Endpoint}
-	plugin, err := kms.RealClient(ctx, provider.Endpoint, provider.Name)
+	plugin, err := kms.RealClient(ctx, provider.Endpoint, provider.Name, kms.CallTimeout)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func runStorm(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, stormLimit)
 	defer cancel()
 
-	plugin, err := kms.RealClient(ctx, *endpoint, providerName)
+	plugin, err := kms.RealClient(ctx, *endpoint, providerName, kms.CallTimeout)
 	if err != nil {
 		return err
 	}

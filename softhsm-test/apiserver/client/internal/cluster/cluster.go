@@ -23,6 +23,8 @@ type Options struct {
 	KubeAPIServer    string
 	Etcd             string
 	Secrets          int
+	FaultControl     string        // where the token is lost by; empty: it never is
+	LostFor          time.Duration // how long
 	Log              io.Writer
 }
 
@@ -43,6 +45,11 @@ type Cluster struct {
 	apiservers []*apiserver // in a list: a control plane may have several
 
 	secrets []secret
+
+	// While the token is lost.
+	traffic      *traffic
+	lostAt       time.Time
+	countsBefore counts
 }
 
 // Run takes the steps in order and stops at the first that fails. Whatever the
@@ -56,6 +63,10 @@ func Run(ctx context.Context, options Options) (results []StepResult, err error)
 	defer func() { err = errors.Join(err, c.tearDown()) }()
 	if err := c.writeFiles(); err != nil {
 		return nil, err
+	}
+	steps := ordinarySteps
+	if options.FaultControl != "" {
+		steps = lostSteps
 	}
 	for number, step := range steps {
 		fmt.Fprintf(options.Log, "%2d/%d %s\n", number+1, len(steps), step.name)
@@ -90,6 +101,9 @@ func (c *Cluster) writeFiles() error {
 // tearDown kills: what the steps wanted to see of an orderly end they have seen.
 func (c *Cluster) tearDown() error {
 	var errs []error
+	if c.traffic != nil {
+		c.traffic.stop()
+	}
 	for _, server := range c.apiservers {
 		errs = append(errs, server.process.Kill())
 	}
@@ -98,6 +112,9 @@ func (c *Cluster) tearDown() error {
 	}
 	if c.etcd != nil {
 		errs = append(errs, c.etcd.process.Kill())
+	}
+	if c.traffic != nil {
+		c.traffic.end()
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
 }

@@ -16,7 +16,7 @@ type step struct {
 	run  func(context.Context, *Cluster) error
 }
 
-var steps = []step{
+var ordinarySteps = []step{
 	{"the plugin starts", func(ctx context.Context, c *Cluster) error { return c.startPlugin(ctx) }},
 	{"etcd starts", func(ctx context.Context, c *Cluster) error { return c.startEtcd(ctx) }},
 	{"kube-apiserver starts", func(ctx context.Context, c *Cluster) error { return c.startAPIServer(ctx) }},
@@ -77,7 +77,7 @@ func pluginGoesAway(ctx context.Context, c *Cluster) error {
 			return err
 		}
 	}
-	c.say("unhealthy after %s", time.Since(start).Round(100*time.Millisecond))
+	c.say("unhealthy after %s", since(start))
 	return secretsReadBack(ctx, c)
 }
 
@@ -89,7 +89,7 @@ func pluginComesBack(ctx context.Context, c *Cluster) error {
 	if err := c.becomesHealthy(ctx); err != nil {
 		return err
 	}
-	c.say("healthy after %s", time.Since(start).Round(100*time.Millisecond))
+	c.say("healthy after %s", since(start))
 	return nil
 }
 

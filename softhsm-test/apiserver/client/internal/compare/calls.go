@@ -12,6 +12,7 @@ import (
 
 	kmsapi "k8s.io/kms/apis/v2"
 	"p11-kms.test/client/internal/kms"
+	"p11-kms.test/client/internal/token"
 )
 
 const (
@@ -31,14 +32,14 @@ type Calls struct {
 
 // countCalls runs each server on the module through pkcs11-spy, which writes a
 // line for each call.
-func countCalls(ctx context.Context, o Options, t *token) ([]Calls, error) {
+func countCalls(ctx context.Context, o Options, t *token.Token) ([]Calls, error) {
 	spied, err := servers(ctx, o, t, o.Spy, "spy")
 	if err != nil {
 		return nil, err
 	}
 	var counted []Calls
 	for _, s := range spied {
-		trace := filepath.Join(t.dir, "calls-"+s.name)
+		trace := filepath.Join(t.Dir, "calls-"+s.name)
 		s.env = append(s.env, "PKCS11SPY="+o.Module, "PKCS11SPY_OUTPUT="+trace)
 		found, err := countOf(ctx, s, trace)
 		if err != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"p11-kms.test/client/internal/token"
 )
 
 // Options say what to compare and how thoroughly.
@@ -42,12 +44,12 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	token, err := makeToken(ctx, dir, o.Module)
+	t, err := token.Make(ctx, dir, o.Module)
 	if err != nil {
 		return nil, fmt.Errorf("making a token: %w", err)
 	}
-	bench := &bench{options: o, token: token}
-	if bench.servers, err = servers(ctx, o, token, o.Module, "kms"); err != nil {
+	bench := &bench{options: o, token: t}
+	if bench.servers, err = servers(ctx, o, t, o.Module, "kms"); err != nil {
 		return nil, err
 	}
 
@@ -67,6 +69,6 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		return report, nil
 	}
 	fmt.Fprintln(o.Log, "counting PKCS#11 calls")
-	report.Calls, err = countCalls(ctx, o, token)
+	report.Calls, err = countCalls(ctx, o, t)
 	return report, err
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"p11-kms.test/client/internal/load"
+	"p11-kms.test/client/internal/procfs"
+	"p11-kms.test/client/internal/token"
 )
 
 // Both servers get these, in this order.
@@ -61,7 +63,7 @@ type RawResult struct {
 
 type bench struct {
 	options Options
-	token   *token
+	token   *token.Token
 	servers []server
 }
 
@@ -93,7 +95,7 @@ func (b *bench) run(ctx context.Context, s server, meter *foreignMeter) (run *Se
 		return nil, err
 	}
 	defer func() {
-		if used, failed := cpuTime(r.PID()); failed == nil {
+		if used, failed := procfs.CPUTime(r.PID()); failed == nil {
 			meter.ours += used
 		}
 		err = errors.Join(err, r.stop())
@@ -125,7 +127,7 @@ func (b *bench) cell(ctx context.Context, r *running, method string, concurrency
 		return nil, err
 	}
 	options.Duration = b.options.Cell
-	before, err := cpuTime(r.PID())
+	before, err := procfs.CPUTime(r.PID())
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +135,7 @@ func (b *bench) cell(ctx context.Context, r *running, method string, concurrency
 	if err != nil {
 		return nil, err
 	}
-	after, err := cpuTime(r.PID())
+	after, err := procfs.CPUTime(r.PID())
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +147,8 @@ func (b *bench) raw(ctx context.Context) ([]RawResult, error) {
 	var results []RawResult
 	for _, operation := range rawOperations {
 		for _, processes := range rawProcesses {
-			output, err := b.token.output(ctx, rawLimit, b.options.RawLoop,
-				"--module", b.options.Module, "--token-label", tokenLabel, "--pin-file", b.token.pinFile,
+			output, err := b.token.Output(ctx, rawLimit, b.options.RawLoop,
+				"--module", b.options.Module, "--token-label", token.Label, "--pin-file", b.token.PINFile,
 				"--operation", operation, "--processes", strconv.Itoa(processes), "--duration", rawCell.String())
 			if err != nil {
 				return nil, err

@@ -2,14 +2,13 @@ package compare
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	kmsapi "k8s.io/kms/apis/v2"
 	"p11-kms.test/client/internal/kms"
 	"p11-kms.test/client/internal/process"
+	"p11-kms.test/client/internal/token"
 )
 
 const (
@@ -31,23 +30,23 @@ type server struct {
 
 // servers describes both, p11-kms first. The suffix keeps the files of two such
 // pairs apart.
-func servers(ctx context.Context, o Options, t *token, module, suffix string) ([]server, error) {
-	path := func(name string) string { return filepath.Join(t.dir, name+"-"+suffix) }
+func servers(ctx context.Context, o Options, t *token.Token, module, suffix string) ([]server, error) {
+	path := func(name string) string { return filepath.Join(t.Dir, name+"-"+suffix) }
 
 	config := path("p11-kms.toml")
 	ours := server{
 		name:     p11kmsName,
 		endpoint: "unix://" + path("p11-kms.sock"),
 		argv:     []string{o.P11KMS, "--config", config, "serve"},
-		env:      t.env,
+		env:      t.Env,
 		logFile:  path("p11-kms.log"),
 	}
-	if err := writeConfig(config, t, module, ours.endpoint); err != nil {
+	if err := t.WriteConfig(config, module, ours.endpoint); err != nil {
 		return nil, err
 	}
 	// The KEK is made through the module itself, once.
-	if module == t.module {
-		if err := t.run(ctx, o.P11KMS, "--config", config, "key", "generate"); err != nil {
+	if module == t.Module {
+		if err := t.Run(ctx, o.P11KMS, "--config", config, "key", "generate"); err != nil {
 			return nil, err
 		}
 	}
@@ -57,35 +56,13 @@ func servers(ctx context.Context, o Options, t *token, module, suffix string) ([
 		name:     referenceName,
 		endpoint: endpoint,
 		argv: []string{
-			o.Reference, "--module", module, "--token-label", tokenLabel,
-			"--pin-file", t.pinFile, "--endpoint", endpoint,
+			o.Reference, "--module", module, "--token-label", token.Label,
+			"--pin-file", t.PINFile, "--endpoint", endpoint,
 		},
-		env:     t.env,
+		env:     t.Env,
 		logFile: path("reference.log"),
 	}
 	return []server{ours, theirs}, nil
-}
-
-func writeConfig(file string, t *token, module, endpoint string) error {
-	state := filepath.Join(t.dir, "state")
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		return err
-	}
-	text := fmt.Sprintf(`[token]
-module = %q
-uri = "pkcs11:token=%s"
-pin-file = %q
-profile = "softhsm"
-
-[keyring]
-label = "compare-kek"
-state-dir = %q
-
-[server]
-endpoint = %q
-allow-uids = [%d]
-`, module, tokenLabel, t.pinFile, state, endpoint, os.Getuid())
-	return os.WriteFile(file, []byte(text), 0o600)
 }
 
 // running is a server that answers, and the one connection to it.

@@ -4,6 +4,7 @@ package kms
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"time"
@@ -24,9 +25,10 @@ const (
 	SeedLength = 32
 )
 
-// RealClient is the client inside kube-apiserver. It lives as long as ctx.
-func RealClient(ctx context.Context, endpoint, providerName string) (service.Service, error) {
-	return kmsv2.NewGRPCService(ctx, endpoint, providerName, CallTimeout)
+// RealClient is the client inside kube-apiserver. It lives as long as ctx and
+// gives each call the timeout.
+func RealClient(ctx context.Context, endpoint, providerName string, timeout time.Duration) (service.Service, error) {
+	return kmsv2.NewGRPCService(ctx, endpoint, providerName, timeout)
 }
 
 // BareClient makes the same calls over the same kind of connection, without the
@@ -49,6 +51,28 @@ func BareClient(endpoint string) (kmsapi.KeyManagementServiceClient, func(), err
 		return nil, nil, err
 	}
 	return kmsapi.NewKeyManagementServiceClient(connection), func() { _ = connection.Close() }, nil
+}
+
+// Listens says whether something accepts connections there. Both clients wait a
+// second and more after a first connection that was refused.
+func Listens(ctx context.Context, endpoint string) error {
+	address, err := util.ParseEndpoint(endpoint)
+	if err != nil {
+		return err
+	}
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, "unix", address)
+	if err != nil {
+		return err
+	}
+	return connection.Close()
+}
+
+// RandomSeed is as long as those of kube-apiserver.
+func RandomSeed() []byte {
+	seed := make([]byte, SeedLength)
+	_, _ = rand.Read(seed) // never fails, by its documentation
+	return seed
 }
 
 // Healthy asks once whether the plugin is well.

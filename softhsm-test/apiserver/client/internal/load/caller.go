@@ -3,7 +3,6 @@ package load
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -14,21 +13,22 @@ import (
 // Methods are the names that Options.Method takes.
 var Methods = []string{"encrypt", "decrypt", "status"}
 
-// How many different ciphertexts Decrypt is asked for in turn.
+// How many different ciphertexts Decrypt is asked for in turn, at least.
 const decryptSamples = 256
 
 const uid = "kms-client-load"
 
 // caller makes one call and checks its answer. Many workers use it at once;
-// number differs from call to call.
+// number differs from call to call. A worker's numbers are its own, plus the
+// concurrency from one to the next.
 type caller func(ctx context.Context, number int) error
 
-func newCaller(ctx context.Context, client kmsapi.KeyManagementServiceClient, method string) (caller, error) {
+func newCaller(ctx context.Context, client kmsapi.KeyManagementServiceClient, method string, concurrency int) (caller, error) {
 	switch method {
 	case "encrypt":
 		return encrypts(ctx, client)
 	case "decrypt":
-		return decrypts(ctx, client)
+		return decrypts(ctx, client, samplesFor(concurrency))
 	case "status":
 		return asksStatus(ctx, client)
 	default:
@@ -37,13 +37,13 @@ func newCaller(ctx context.Context, client kmsapi.KeyManagementServiceClient, me
 }
 
 func encrypts(ctx context.Context, client kmsapi.KeyManagementServiceClient) (caller, error) {
-	seed := randomSeed()
+	seed := kms.RandomSeed()
 	first, err := client.Encrypt(ctx, &kmsapi.EncryptRequest{Plaintext: seed, Uid: uid})
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, _ int) error {
-		got, err := client.Encrypt(ctx, &kmsapi.EncryptRequest{Plaintext: randomSeed(), Uid: uid})
+		got, err := client.Encrypt(ctx, &kmsapi.EncryptRequest{Plaintext: kms.RandomSeed(), Uid: uid})
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,19 @@ func encrypts(ctx context.Context, client kmsapi.KeyManagementServiceClient) (ca
 	}, nil
 }
 
-func decrypts(ctx context.Context, client kmsapi.KeyManagementServiceClient) (caller, error) {
-	seeds := make([][]byte, decryptSamples)
-	requests := make([]*kmsapi.DecryptRequest, decryptSamples)
-	for i := range decryptSamples {
-		seeds[i] = randomSeed()
+// samplesFor is a multiple of the concurrency. So no two workers ever have the
+// same sample, and no two calls in flight are the same: a plugin may answer such
+// calls together, which says nothing about its speed.
+func samplesFor(concurrency int) int {
+	rounds := (decryptSamples + concurrency - 1) / concurrency
+	return rounds * concurrency
+}
+
+func decrypts(ctx context.Context, client kmsapi.KeyManagementServiceClient, samples int) (caller, error) {
+	seeds := make([][]byte, samples)
+	requests := make([]*kmsapi.DecryptRequest, samples)
+	for i := range samples {
+		seeds[i] = kms.RandomSeed()
 		sealed, err := client.Encrypt(ctx, &kmsapi.EncryptRequest{Plaintext: seeds[i], Uid: uid})
 		if err != nil {
 			return nil, err
@@ -68,7 +76,7 @@ func decrypts(ctx context.Context, client kmsapi.KeyManagementServiceClient) (ca
 		}
 	}
 	return func(ctx context.Context, number int) error {
-		i := number % decryptSamples
+		i := number % samples
 		got, err := client.Decrypt(ctx, requests[i])
 		if err != nil {
 			return err
@@ -95,10 +103,4 @@ func asksStatus(ctx context.Context, client kmsapi.KeyManagementServiceClient) (
 		}
 		return nil
 	}, nil
-}
-
-func randomSeed() []byte {
-	seed := make([]byte, kms.SeedLength)
-	_, _ = rand.Read(seed) // never fails, by its documentation
-	return seed
 }

@@ -37,7 +37,7 @@ type Result struct {
 
 // Run fails at the first wrong answer.
 func Run(ctx context.Context, client kmsapi.KeyManagementServiceClient, o Options) (*Result, error) {
-	call, err := prepare(ctx, client, o.Method)
+	call, err := prepare(ctx, client, o)
 	if err != nil {
 		return nil, fmt.Errorf("preparing: %w", err)
 	}
@@ -63,13 +63,13 @@ func Run(ctx context.Context, client kmsapi.KeyManagementServiceClient, o Option
 }
 
 // prepare sees to it that a plugin that is not there is noticed at once.
-func prepare(ctx context.Context, client kmsapi.KeyManagementServiceClient, method string) (caller, error) {
+func prepare(ctx context.Context, client kmsapi.KeyManagementServiceClient, o Options) (caller, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareLimit)
 	defer cancel()
 	if _, err := kms.Healthy(ctx, client); err != nil {
 		return nil, err
 	}
-	return newCaller(ctx, client, method)
+	return newCaller(ctx, client, o.Method, o.Concurrency)
 }
 
 // drive returns how long each call took, and all of them together.

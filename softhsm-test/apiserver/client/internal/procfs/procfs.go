@@ -4,6 +4,7 @@ package procfs
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,6 +98,13 @@ func Descendants(root int) ([]Process, error) {
 		found = append(found, children[found[i].PID]...)
 	}
 	return found, nil
+}
+
+// Children are those of one process, also those that have ended and that it has
+// not looked at.
+func Children(parent int) ([]Process, error) {
+	all, err := All()
+	return slices.DeleteFunc(all, func(p Process) bool { return p.Parent != parent }), err
 }
 
 // PSS is the memory of one process in bytes, with shared pages counted in part.

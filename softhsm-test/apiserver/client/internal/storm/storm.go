@@ -5,7 +5,6 @@ package storm
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -63,8 +62,7 @@ func prepare(ctx context.Context, plugin service.Service, count int) ([]sample, 
 }
 
 func seal(ctx context.Context, plugin service.Service) (sample, error) {
-	plaintext := make([]byte, kms.SeedLength)
-	_, _ = rand.Read(plaintext) // never fails, by its documentation
+	plaintext := kms.RandomSeed()
 	answer, err := plugin.Encrypt(ctx, "kms-client-storm", plaintext)
 	if err != nil {
 		return sample{}, err
