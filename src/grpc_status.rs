@@ -34,6 +34,7 @@ const fn of_class(class: Class) -> Code {
         Class::Refused => Code::FailedPrecondition,
         Class::SessionLost
         | Class::TokenLost
+        | Class::Hung
         | Class::Module
         | Class::NoToken
         | Class::PinSource

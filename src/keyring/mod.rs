@@ -108,6 +108,11 @@ impl Keyring {
     /// # Errors
     /// See [`Error`].
     pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
+        let end = Instant::now() + time;
+        // Who comes while the first worker is being started waits with us for it.
+        let has_looked = || self.looked.load(Ordering::Relaxed);
+        self.look_unless(has_looked, time).await?;
+        let time = end.saturating_duration_since(Instant::now());
         let kek = self.active()?;
         let algorithm = Algorithm::for_len(seed.len());
         match self.token.wrap(&kek.fingerprint, algorithm, seed, time).await {
@@ -130,13 +135,7 @@ impl Keyring {
     /// # Errors
     /// [`Error::UnknownKeyId`] after that look.
     pub async fn find(&self, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
-        if let Some(kek) = self.ring().get(key_id) {
-            return Ok(kek.clone());
-        }
-        match timeout(time, self.look_after(Instant::now(), time)).await {
-            Ok(looked) => looked?,
-            Err(_) => return Err(token::Error::Deadline.into()),
-        }
+        self.look_unless(|| self.ring().get(key_id).is_some(), time).await?;
         let ring = self.ring();
         ring.get(key_id).cloned().ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
     }
@@ -161,20 +160,32 @@ impl Keyring {
         })
     }
 
-    /// One look for all who wait, and at most one every [`LOOK_PAUSE`].
-    async fn look_after(&self, asked: Instant, time: Duration) -> Result<(), Error> {
-        let mut last = self.last_look.lock().await;
-        match *last {
-            // Somebody looked while we waited for the lock.
-            Some(began) if began >= asked => return Ok(()),
-            Some(began) => sleep_until(began + LOOK_PAUSE).await,
-            None => {}
+    /// A look, unless what is looked for is `there`: one for all who wait, and at most one
+    /// every [`LOOK_PAUSE`].
+    async fn look_unless(&self, there: impl Fn() -> bool, time: Duration) -> Result<(), Error> {
+        if there() {
+            return Ok(());
         }
-        let began = Instant::now();
-        self.look_afresh(time).await?;
-        // Only a look that worked tells the others that the key_id is unknown.
-        *last = Some(began);
-        Ok(())
+        let look = async {
+            let asked = Instant::now();
+            let mut last = self.last_look.lock().await;
+            match *last {
+                // Somebody looked while we waited for the lock.
+                _ if there() => return Ok(()),
+                Some(began) if began >= asked => return Ok(()),
+                Some(began) => sleep_until(began + LOOK_PAUSE).await,
+                None => {}
+            }
+            if there() {
+                return Ok(());
+            }
+            let began = Instant::now();
+            self.look_afresh(time).await?;
+            // Only a look that worked tells the others that it is not there.
+            *last = Some(began);
+            Ok(())
+        };
+        timeout(time, look).await.unwrap_or_else(|_| Err(token::Error::Deadline.into()))
     }
 
     /// Looks at the token, and sees to it that keys made by others show.

@@ -34,7 +34,7 @@ pub(super) struct Job {
     operation: Operation,
     deadline: Instant,
     runs: u32,
-    /// How often a token that had dropped the session has said no to it.
+    /// How often a worker that had it ended for a reason of its own.
     refusals: u32,
     askers: Askers,
 }
@@ -88,10 +88,17 @@ impl Job {
         matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
     }
 
-    /// A worker that had the job ended, and this is why.
+    /// A worker that had the job ended, and this is why. A job that may be repeated is not
+    /// to blame for a worker that hung (the job's deadline ends that) or, to a point, for
+    /// one whose session was gone.
     pub(super) fn was_run(&mut self, why: Class) {
-        let refused = why == Class::SessionLost && self.operation.is_repeatable();
-        if refused && self.refusals < Self::MOST_REFUSALS {
+        let blameless = self.operation.is_repeatable()
+            && match why {
+                Class::Hung => true,
+                Class::SessionLost => self.refusals < Self::MOST_REFUSALS,
+                _ => false,
+            };
+        if blameless {
             self.refusals += 1;
         } else {
             self.runs += 1;

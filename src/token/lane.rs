@@ -132,7 +132,7 @@ impl Lane {
         }
         let limit = humantime::format_duration(self.call_timeout);
         Err(Failure::new(
-            Class::TokenLost,
+            Class::Hung,
             format!(
                 "the token has not answered in time (token.call-timeout is {limit}): \
                  the module hangs, its worker is replaced"

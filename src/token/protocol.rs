@@ -138,6 +138,8 @@ pub enum Class {
     SessionLost,
     /// The device, the module or the slot is gone: another worker may do it.
     TokenLost,
+    /// The module did not come back from a call in time: another worker may do it.
+    Hung,
     /// The module cannot be loaded or initialised.
     Module,
     /// No token, or more than one, matches the URI.
@@ -154,7 +156,7 @@ impl Class {
     /// May the same job succeed on a new worker?
     #[must_use]
     pub const fn wants_new_worker(self) -> bool {
-        matches!(self, Self::SessionLost | Self::TokenLost)
+        matches!(self, Self::SessionLost | Self::TokenLost | Self::Hung)
     }
 
     /// Is a worker that answers a job so of no more use?

@@ -54,12 +54,8 @@ impl Daemon {
             .map(|number| token.path(&format!("log-{number}.jsonl")))
             .find(|path| !path.exists())
             .unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let child =
+            command.stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { child, log, endpoint: token.endpoint(), ended: false }
     }
 

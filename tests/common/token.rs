@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use faulty_module::Control;
@@ -158,6 +158,7 @@ impl Token {
             .env_remove("LISTEN_PID")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::null())
             .current_dir(self.path(""));
         if let Some(faults) = self.faults.get() {
             command.envs(faults.environment(&module()));
