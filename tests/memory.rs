@@ -78,8 +78,14 @@ async fn the_search_finds_a_seed_that_is_in_use() {
     let token = Token::with_kek();
     let faults = token.misbehaving();
     // Nobody but our request calls the token.
-    let set = ["token.workers=1", "token.call-timeout=25s", "keyring.scan-interval=1h"];
-    let daemon = Daemon::start_with(&token, &[&set[..], &["health.interval=10m"]].concat()).await;
+    let set = [
+        "token.workers=1",
+        "token.call-timeout=25s",
+        "server.request-timeout=25s",
+        "keyring.scan-interval=1h",
+        "health.interval=10m",
+    ];
+    let daemon = Daemon::start_with(&token, &set).await;
     let client = daemon.client().await;
     let secret = seed(1, 32);
     faults.set("C_WrapKey hang").unwrap();

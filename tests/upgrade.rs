@@ -47,9 +47,6 @@ impl Watch {
         loop {
             let line = self.events.next().expect("the client has ended").unwrap();
             let event: Value = serde_json::from_str(&line).unwrap();
-            if event["event"] == "failed" {
-                eprintln!("{event}");
-            }
             if wanted(&event) {
                 return event;
             }

@@ -111,7 +111,10 @@ impl Keyring {
         let end = Instant::now() + time;
         // Who comes while the first worker is being started waits with us for it.
         let has_looked = || self.looked.load(Ordering::Relaxed);
-        self.look_unless(has_looked, time).await?;
+        if let Err(error) = self.look_unless(has_looked, time).await {
+            // Until somebody has looked it is the start that is to be told of.
+            return Err(self.active().err().unwrap_or(error));
+        }
         let time = end.saturating_duration_since(Instant::now());
         let kek = self.active()?;
         let algorithm = Algorithm::for_len(seed.len());

@@ -89,11 +89,12 @@ impl Lane {
                 Err(failure) => break LaneEnd::Broken(failure),
             }
         };
-        let why = match &end {
-            LaneEnd::Retired => Failure::new(Class::TokenLost, "the worker was let go"),
-            LaneEnd::Broken(failure) => failure.clone(),
-        };
-        self.pool.remove_lane(self.id, self.at_worker, self.unsent, &why);
+        match &end {
+            LaneEnd::Retired => self.pool.end_lane(self.id),
+            LaneEnd::Broken(why) => {
+                self.pool.remove_lane(self.id, self.at_worker, self.unsent, why);
+            }
+        }
         end
     }
 

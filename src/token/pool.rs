@@ -39,7 +39,7 @@ struct State {
     answered: u64,
     /// When the first of the present lanes came, or one before it without a gap.
     up_since: Option<Instant>,
-    /// Why the last lane went.
+    /// Why the first lane went since one came.
     lost: Option<Failure>,
     /// Why no worker could be started, while that is so.
     down: Option<Failure>,
@@ -106,6 +106,7 @@ impl Pool {
     pub(super) fn add_lane(&self, depth: usize) -> (LaneId, Arc<Notify>) {
         let mut state = self.state();
         state.down = None;
+        state.lost = None;
         if state.lanes.is_empty() {
             state.up_since = Some(Instant::now());
         }
@@ -148,6 +149,11 @@ impl Pool {
         state.refill();
     }
 
+    /// The lane was retired and has no jobs left.
+    pub(super) fn end_lane(&self, id: LaneId) {
+        self.state().lanes.remove(&id);
+    }
+
     /// The lane is no more. Its jobs run once more on another one: wrap and unwrap
     /// have no side effects. The last `unsent` of them never got to the worker,
     /// so they have not been run at all.
@@ -164,9 +170,8 @@ impl Pool {
         for job in at_worker.iter_mut().take(sent) {
             job.was_run(why.class);
         }
-        if state.lanes.is_empty() {
-            state.lost = Some(why.clone());
-        }
+        // Of a worker's lanes the first tells why; the others only that it was killed then.
+        state.lost.get_or_insert_with(|| why.clone());
         for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
                 state.waiting.push_front(job);
@@ -381,7 +386,8 @@ mod tests {
         let [(a, _), (b, _)] = [pool.add_lane(1), pool.add_lane(1)];
         pool.remove_lane(a, VecDeque::new(), 0, &gone());
         assert_eq!(pool.availability(), Availability::Up);
-        pool.remove_lane(b, VecDeque::new(), 0, &gone());
+        let killed = Failure::new(Class::TokenLost, "the worker process is gone");
+        pool.remove_lane(b, VecDeque::new(), 0, &killed);
         assert_eq!(pool.availability(), Availability::Starting { after: Some(gone()) });
     }
 

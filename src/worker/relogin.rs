@@ -18,13 +18,14 @@ use crate::token::protocol::{Class, Failure, Setup};
 pub(super) struct Relogin {
     /// What the PIN's file looked like when this worker logged in.
     stamp: Option<Stamp>,
-    turn: Mutex<()>,
+    /// Why nobody may try again.
+    refused: Mutex<Option<Failure>>,
 }
 
 impl Relogin {
     /// Remembers the PIN's file as it is now, just before the worker's first login.
     pub(super) fn new(setup: &Setup) -> Self {
-        Self { stamp: setup.pin.stamp(), turn: Mutex::new(()) }
+        Self { stamp: setup.pin.stamp(), refused: Mutex::new(None) }
     }
 
     /// Opens a session, and logs in if the token has forgotten that we were.
@@ -34,7 +35,7 @@ impl Relogin {
         pkcs11: &Pkcs11,
         slot: Slot,
     ) -> Result<Session, Failure> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = |error| errors::from_cryptoki(&error, "reopening a session", &setup.profile);
         let session = login::open(setup, pkcs11, slot)?;
         if is_logged_in(setup, &session)? {
@@ -45,11 +46,18 @@ impl Relogin {
         if setup.profile.workers > 1 || setup.pin.stamp() != self.stamp {
             return Err(login_lost());
         }
+        if let Some(failure) = &*refused {
+            return Err(failure.clone());
+        }
         let token = pkcs11.get_token_info(slot).map_err(lost)?;
-        login::guard_pin(&token)?;
         let _lock = LoginLock::take(&setup.module, setup.profile.login_lock);
-        login::authenticate(setup, &session)?;
-        Ok(session)
+        let done = login::guard_pin(&token).and_then(|_| login::authenticate(setup, &session));
+        if let Err(failure) = &done
+            && failure.class.latches()
+        {
+            *refused = Some(failure.clone());
+        }
+        done.map(|()| session)
     }
 }
 
