@@ -136,3 +136,24 @@ async fn a_malformed_request_costs_no_call() {
     }
     assert_eq!(between(&before, &spy.calls()), []);
 }
+
+/// A flipped bit in what goes to etcd would be data that nobody can read.
+#[tokio::test]
+async fn with_verify_wraps_a_wrong_blob_is_never_given_out() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let set = ["token.verify-wraps=true", "keyring.scan-interval=1h", "health.interval=10m"];
+    let daemon = Daemon::start_with(&token, &set).await;
+    let client = daemon.client().await;
+    for length in [32, 5] {
+        client.round_trip(&seed(1, length)).await.unwrap();
+    }
+    // Once: the token wraps it again. For good: it says so, and gives out nothing.
+    faults.set("C_WrapKey corrupt times=1").unwrap();
+    client.round_trip(&seed(2, 32)).await.unwrap();
+    assert_eq!(faults.strikes(), 1);
+    faults.set("C_WrapKey corrupt").unwrap();
+    client.encrypt(&seed(3, 32)).await.unwrap_err();
+    faults.clear().unwrap();
+    daemon.stop().await;
+}

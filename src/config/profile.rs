@@ -59,6 +59,7 @@ pub(super) const PROFILE_KEYS: &[&str] = &[
     "pipeline-depth",
     "read-write-sessions",
     "seed-private",
+    "verify-wraps",
     "value-len",
     "login",
     "login-user-type",
@@ -166,6 +167,8 @@ pub struct Profile {
     pub read_write_sessions: bool,
     /// `CKA_PRIVATE` of the session object that a seed becomes.
     pub seed_private: bool,
+    /// Whether each blob is unwrapped and compared before it is given out.
+    pub verify_wraps: bool,
     /// Whether `CKA_VALUE_LEN` stands in the template of `C_UnwrapKey`.
     pub value_len: ValueLen,
     /// Who logs in.
@@ -293,6 +296,7 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         pipeline_depth: settings.read_or("pipeline-depth", 1, count(1..=64)),
         read_write_sessions: settings.read_or("read-write-sessions", false, boolean),
         seed_private: settings.read_or("seed-private", true, boolean),
+        verify_wraps: settings.read_or("verify-wraps", false, boolean),
         value_len: settings.read_or("value-len", ValueLen::Optional, choice(VALUE_LENS)),
         login: settings.read_or("login", Login::User, choice(LOGINS)),
         login_user_type: settings.read("login-user-type", any()),
@@ -394,7 +398,7 @@ mod tests {
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (1, 4, 1));
         assert!(profile.seed_private && profile.os_locking && profile.finalize);
         assert!(!profile.read_write_sessions && !profile.new_keys_need_initialize);
-        assert!(!profile.verified);
+        assert!(!profile.verified && !profile.verify_wraps);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Optional, Login::User));
         assert_eq!((profile.login_user_type, profile.init_args), (None, None));
         assert_eq!(profile.replace_after_objects, None);
@@ -422,7 +426,7 @@ mod tests {
              value-len = 'require'\nlogin = 'none'\nlogin-user-type = 0x80000001\n\
              init-args = \"configdir='sql:/x'\"\n\
              os-locking = true\nfinalize = false\nnew-keys-need-initialize = false\n\
-             login-lock = true\n\
+             login-lock = true\nverify-wraps = true\n\
              replace-after-objects = 0\ncall-timeout = '1500ms'\nerrors-token-lost = [1]\n\
              errors-session-lost = [2]\nerrors-ambiguous = [3]\nerrors-bad-input = [4]\n\
              errors-pin = [5]",
@@ -433,7 +437,7 @@ mod tests {
         assert_eq!(profile.kwp_method, Method::Encrypt);
         assert_eq!((profile.ecb_mechanism, profile.ecb_stream), (EcbMechanism::Cbc, false));
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (16, 64, 64));
-        assert!(profile.read_write_sessions && profile.login_lock);
+        assert!(profile.read_write_sessions && profile.login_lock && profile.verify_wraps);
         assert!(profile.os_locking && !profile.finalize);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));

@@ -198,7 +198,11 @@ impl Supervisor {
             lanes.spawn(lane.run());
         }
         // Only the method `object` makes the objects that are counted.
-        let replace_after = profile.replace_after_objects.filter(|_| report.kw == Method::Object);
+        let per_job = if profile.verify_wraps { 2 } else { 1 };
+        let replace_after = profile
+            .replace_after_objects
+            .filter(|_| report.kw == Method::Object)
+            .map(|objects| objects.div_ceil(per_job));
         let answered_before = self.pool.answered();
         let running =
             Running { process, lanes, ids, answered, answered_before, setup, stamp, replace_after };

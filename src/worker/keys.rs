@@ -57,9 +57,14 @@ pub(super) fn find(
     let mut found: Vec<FoundKey> = Vec::new();
     let mut places: Vec<(Fingerprint, Object)> = Vec::new();
     for handle in session.find_objects(&template).map_err(lost)? {
-        let Some(key) = read(tools, session, handle, label).map_err(lost)? else { continue };
+        let Some(mut key) = read(tools, session, handle, label).map_err(lost)? else { continue };
         if let Ok(fingerprint) = key.fingerprint {
-            places.push((fingerprint, handle.handle()));
+            // A KEK that is new to us is tried both ways before anything is written under it.
+            let tried = handles.get(&fingerprint).is_some();
+            match if tried { Ok(()) } else { unwraps(tools, handle.handle(), &fingerprint) } {
+                Ok(()) => places.push((fingerprint, handle.handle())),
+                Err(failure) => key.fingerprint = Err(failure),
+            }
         }
         found.push(key);
     }
@@ -226,13 +231,23 @@ pub(super) fn fingerprint(tools: &Tools<'_>, kek: Object) -> Result<Fingerprint,
     }
 }
 
+/// Does the fingerprint unwrap to what was wrapped?
+fn unwraps(tools: &Tools<'_>, kek: Object, fingerprint: &Fingerprint) -> Result<(), Failure> {
+    let mut out = buffer();
+    match tools.unwrap(Algorithm::Kw, kek, fingerprint.as_bytes(), &mut out) {
+        Ok(constant) if constant == Fingerprint::CONSTANT => Ok(()),
+        Ok(_) => Err(Failure::new(
+            Class::Refused,
+            "what the token wraps under it does not unwrap to the same",
+        )),
+        Err(error) => Err(Failure::new(class_of(&error, tools.profile), error.to_string())),
+    }
+}
+
 /// Wraps and unwraps the constant: does this KEK work, here and now?
 pub(super) fn is_known_good(tools: &Tools<'_>, kek: Object, fingerprint: &Fingerprint) -> bool {
-    let mut out = buffer();
-    let unwraps = tools
-        .unwrap(Algorithm::Kw, kek, fingerprint.as_bytes(), &mut out)
-        .is_ok_and(|constant| constant == Fingerprint::CONSTANT);
-    unwraps && self::fingerprint(tools, kek).is_ok_and(|now| now == *fingerprint)
+    unwraps(tools, kek, fingerprint).is_ok()
+        && self::fingerprint(tools, kek).is_ok_and(|now| now == *fingerprint)
 }
 
 /// Is this key at fault, or the token? There is no second key to ask.

@@ -92,7 +92,11 @@ impl SessionThread {
         }
         let outcome = match job.operation {
             Operation::Wrap(algorithm) => self.transform(job, out, |tools, kek, out| {
-                tools.wrap(algorithm, kek, job.payload, out).map(<[u8]>::len)
+                let blob = tools.wrap(algorithm, kek, job.payload, out)?;
+                if tools.profile.verify_wraps {
+                    tools.verify(algorithm, kek, job.payload, blob)?;
+                }
+                Ok(blob.len())
             }),
             Operation::Unwrap(algorithm) if !algorithm.can_unwrap(job.payload.len()) => {
                 Err(Failure::new(Class::BadBlob, "no blob of this length comes from key wrap"))
@@ -163,7 +167,7 @@ impl SessionThread {
         match error {
             WrapError::Call(call) => errors::verdict(call.code, &self.shared.setup.profile),
             WrapError::Integrity => Verdict::BadBlob,
-            WrapError::Length { .. } => Verdict::Ambiguous,
+            WrapError::Length { .. } | WrapError::Wrong => Verdict::Ambiguous,
             WrapError::NoMethod(_) => Verdict::Plain(Class::Refused),
         }
     }
@@ -268,6 +272,7 @@ impl std::fmt::Display for WrapError {
         match self {
             Self::Call(call) => f.write_str(&errors::describe(*call)),
             Self::Integrity => f.write_str("the integrity check failed"),
+            Self::Wrong => f.write_str("what the token wrapped does not unwrap to the same"),
             Self::Length { function, wanted, got } => {
                 write!(f, "{function} gave {got} bytes where {wanted} were due")
             }

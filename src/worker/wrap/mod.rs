@@ -10,6 +10,7 @@ mod object;
 
 use zeroize::Zeroizing;
 
+use super::errors::{self, Verdict};
 use super::ffi::{CallError, Direction, Module, Object, Session};
 use super::methods::{Methods, Route};
 use crate::algorithm::Algorithm;
@@ -40,6 +41,8 @@ pub(super) enum WrapError {
     Integrity,
     /// The module said yes, but gave a length that cannot be.
     Length { function: &'static str, wanted: usize, got: usize },
+    /// What was wrapped does not unwrap to the same.
+    Wrong,
     /// Nothing on this token can do that algorithm.
     NoMethod(Algorithm),
 }
@@ -111,6 +114,27 @@ impl Tools<'_> {
             return Err(WrapError::Length { function: "unwrap", wanted, got });
         }
         out.get(..got).ok_or(WrapError::Length { function: "unwrap", wanted, got })
+    }
+
+    /// Unwraps a new blob and compares: is it what `seed` was made into?
+    pub(super) fn verify(
+        &self,
+        algorithm: Algorithm,
+        kek: Object,
+        seed: &[u8],
+        blob: &[u8],
+    ) -> Result<(), WrapError> {
+        let mut out = buffer();
+        match self.unwrap(algorithm, kek, blob, &mut out) {
+            Ok(back) if back == seed => Ok(()),
+            // The token's trouble, and not that of the blob.
+            Err(WrapError::Call(call))
+                if matches!(errors::verdict(call.code, self.profile), Verdict::Plain(_)) =>
+            {
+                Err(WrapError::Call(call))
+            }
+            _ => Err(WrapError::Wrong),
+        }
     }
 
     fn route(&self, algorithm: Algorithm) -> Result<Route, WrapError> {
