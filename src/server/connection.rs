@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Limits;
 use super::peer::Peer;
-use super::quiet::Traffic;
+use super::quiet::{Call, Traffic};
 use super::watched::Watched;
 
 /// One stream's receive window, in bytes: HTTP/2's default. A message longer than
@@ -71,7 +71,7 @@ pub(super) async fn run<S>(
             Response = Response<tonic::body::Body>,
             Error = Infallible,
         > + Clone,
-    S::Future: Send + 'static,
+    S::Future: Send + Unpin + 'static,
 {
     let traffic = Traffic::new(limits.carries_secrets);
     let service = Calls { service, peer, traffic: traffic.clone() };
@@ -140,14 +140,15 @@ struct Calls<S> {
 impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
     S: tower_service::Service<Request<Incoming>> + Clone,
+    S::Future: Unpin,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Call<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.traffic.note(request.uri().path());
+        let open = self.traffic.begin(request.uri().path());
         request.extensions_mut().insert(self.peer);
-        self.service.clone().call(request)
+        Call { answer: self.service.clone().call(request), _open: open }
     }
 }

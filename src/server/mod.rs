@@ -125,7 +125,7 @@ pub enum Drained {
 /// lock beside the socket is held until then.
 ///
 /// Must be called on a tokio runtime with I/O and time; connections and calls become its tasks.
-/// `service` has to be always ready, as the generated gRPC servers are.
+/// `service` has to be always ready, and its futures boxed, as the generated gRPC servers are.
 ///
 /// # Errors
 /// [`ServerError::NoAllowList`] for an abstract socket with an empty list;
@@ -145,7 +145,7 @@ where
         > + Clone
         + Send
         + 'static,
-    S::Future: Send + 'static,
+    S::Future: Send + Unpin + 'static,
 {
     let must_be_listed = socket.is_abstract();
     if must_be_listed && allow.is_empty() {
@@ -232,7 +232,7 @@ where
         > + Clone
         + Send
         + 'static,
-    S::Future: Send + 'static,
+    S::Future: Send + Unpin + 'static,
 {
     /// Starts a connection, or closes it at once. Never waits.
     fn answer(&mut self, stream: UnixStream) {

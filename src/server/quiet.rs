@@ -4,50 +4,83 @@
 //! h2 keeps its buffers, and what lies in them, for the life of a connection. The
 //! only way to have them wiped is to end it: gracefully, so that no call is lost.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Remembers the last call that carried secrets.
+/// Remembers the calls that carried secrets.
 pub(super) struct Traffic {
     carries_secrets: fn(&str) -> bool,
-    began: Instant,
-    /// Microseconds from `began`; 0: there was none.
-    last: AtomicU64,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Default)]
+struct Calls {
+    /// Begun, and not ended.
+    open: usize,
+    /// When the last one ended.
+    ended: Option<Instant>,
 }
 
 impl Traffic {
     /// A connection that has carried nothing yet.
     pub(super) fn new(carries_secrets: fn(&str) -> bool) -> Arc<Self> {
-        Arc::new(Self { carries_secrets, began: Instant::now(), last: AtomicU64::new(0) })
+        Arc::new(Self { carries_secrets, calls: Mutex::default() })
     }
 
-    /// A call begins.
-    pub(super) fn note(&self, path: &str) {
-        if (self.carries_secrets)(path) {
-            let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.last.store(micros.max(1), Ordering::Relaxed);
-        }
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call begins. It ends when what is given back is dropped.
+    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Open> {
+        (self.carries_secrets)(path).then(|| {
+            self.calls().open += 1;
+            Open(self.clone())
+        })
     }
 
     /// Waits until there were secrets, and none for so long.
-    ///
-    /// A call that takes longer than that is not cut: its connection then ends with it.
     pub(super) async fn quiet_for(&self, time: Duration) {
         loop {
-            let last = self.last.load(Ordering::Relaxed);
-            if last == 0 {
-                sleep(time).await;
-                continue;
+            let end = {
+                let calls = self.calls();
+                calls.ended.filter(|_| calls.open == 0).map(|ended| ended + time)
+            };
+            match end {
+                None => sleep(time).await,
+                Some(end) if Instant::now() >= end => return,
+                Some(end) => sleep_until(end).await,
             }
-            let end = self.began + Duration::from_micros(last) + time;
-            if Instant::now() >= end {
-                return;
-            }
-            sleep_until(end).await;
         }
+    }
+}
+
+/// A call that carries secrets and has not ended.
+pub(super) struct Open(Arc<Traffic>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut calls = self.0.calls();
+        calls.open -= 1;
+        calls.ended = Some(Instant::now());
+    }
+}
+
+/// A call's future, which ends the call with itself.
+pub(super) struct Call<F> {
+    pub(super) answer: F,
+    pub(super) _open: Option<Open>,
+}
+
+impl<F: Future + Unpin> Future for Call<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(&mut self.answer).poll(cx)
     }
 }
 
@@ -67,19 +100,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_secrets_it_never_counts_as_quiet() {
         let traffic = traffic();
-        traffic.note("/harmless");
+        assert!(traffic.begin("/harmless").is_none());
         assert!(timeout(LONG, traffic.quiet_for(QUIET)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_counts_from_the_last_secret() {
+    async fn the_time_counts_from_the_end_of_the_last_secret() {
         let traffic = traffic();
-        traffic.note("/secret");
+        drop(traffic.begin("/secret"));
         sleep(QUIET / 2).await;
-        traffic.note("/secret");
+        let open = traffic.begin("/secret");
+        assert!(timeout(LONG, traffic.quiet_for(QUIET)).await.is_err(), "a call is under way");
+        drop(open);
         let began = Instant::now();
         sleep(QUIET / 2).await;
-        traffic.note("/harmless");
+        drop(traffic.begin("/harmless"));
         traffic.quiet_for(QUIET).await;
         assert!(began.elapsed() >= QUIET, "{:?}", began.elapsed());
         assert!(began.elapsed() < QUIET * 2, "{:?}", began.elapsed());

@@ -40,6 +40,8 @@ pub(super) struct Lane {
     at_worker: VecDeque<Job>,
     /// How many of them, from the end, have not been written to the socket.
     unsent: usize,
+    /// How many of those before them went with the last write.
+    last_sent: usize,
     /// Since when the first of them has been running.
     running_since: Instant,
     out: Zeroizing<Vec<u8>>,
@@ -64,6 +66,7 @@ impl Lane {
             answered,
             at_worker: VecDeque::new(),
             unsent: 0,
+            last_sent: 0,
             running_since: Instant::now(),
             // Room for all that may be at the worker: growing would leave unwiped copies.
             out: Zeroizing::new(Vec::with_capacity(depth * (4 + MAX_JOB))),
@@ -100,7 +103,15 @@ impl Lane {
 
     /// Sends what is new, then waits for whatever comes first. `true`: retired.
     async fn turn(&mut self, check: &mut Interval) -> Result<bool, Failure> {
-        let retiring = self.send_new().map_err(lost)?;
+        let retiring = match self.send_new() {
+            Ok(retiring) => retiring,
+            Err(error) => {
+                // The write says that the worker is dead. What it answered before, and whether it
+                // read all that it was sent, only a read tells.
+                self.receive()?;
+                return Err(lost(error));
+            }
+        };
         let busy = !self.at_worker.is_empty();
         if retiring && !busy {
             return Ok(true);
@@ -165,7 +176,9 @@ impl Lane {
                 Err(error) => return Err(error),
             }
         }
-        self.unsent = 0;
+        if self.unsent > 0 {
+            self.last_sent = std::mem::take(&mut self.unsent);
+        }
         Ok(retiring)
     }
 
@@ -178,8 +191,8 @@ impl Lane {
                 Err(error) => {
                     if error.kind() == io::ErrorKind::ConnectionReset {
                         // The kernel's word for a peer that died without having read
-                        // everything: at least the last job never got to it.
-                        self.unsent = self.unsent.max(1);
+                        // everything: at least the last write never got to it, or not all of it.
+                        self.unsent += self.last_sent;
                     }
                     return Err(lost(error));
                 }

@@ -231,16 +231,17 @@ pub(super) fn fingerprint(tools: &Tools<'_>, kek: Object) -> Result<Fingerprint,
     }
 }
 
-/// Does the fingerprint unwrap to what was wrapped?
+/// Does the fingerprint unwrap to what was wrapped? A KEK that wraps wrongly would otherwise
+/// pass for another one, and whatever is written under that is lost.
 fn unwraps(tools: &Tools<'_>, kek: Object, fingerprint: &Fingerprint) -> Result<(), Failure> {
+    const WRONG: &str = "the token does not unwrap what it has just wrapped: do not trust it";
     let mut out = buffer();
     match tools.unwrap(Algorithm::Kw, kek, fingerprint.as_bytes(), &mut out) {
         Ok(constant) if constant == Fingerprint::CONSTANT => Ok(()),
-        Ok(_) => Err(Failure::new(
-            Class::Refused,
-            "what the token wraps under it does not unwrap to the same",
-        )),
-        Err(error) => Err(Failure::new(class_of(&error, tools.profile), error.to_string())),
+        Ok(_) => Err(Failure::new(Class::Refused, WRONG)),
+        Err(error) => {
+            Err(Failure::new(class_of(&error, tools.profile), format!("{WRONG} ({error})")))
+        }
     }
 }
 

@@ -144,16 +144,34 @@ fn stat(id: i32) -> Option<Stat> {
 
 /// The living children of a process.
 pub(crate) fn children(parent: u32) -> Vec<Process> {
+    let (living, _) = all_children(parent);
+    living
+}
+
+/// Those that have ended and that it has not reaped yet.
+pub(crate) fn zombies(parent: u32) -> Vec<Process> {
+    let (_, ended) = all_children(parent);
+    ended
+}
+
+fn all_children(parent: u32) -> (Vec<Process>, Vec<Process>) {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let Some(stat) = stat(id) else { continue };
-        if u32::try_from(stat.parent) == Ok(parent) && stat.state != "Z" {
-            let started = stat.started;
-            found.insert(id, Process { id, started });
+        if u32::try_from(stat.parent) == Ok(parent) {
+            found.insert(id, (Process { id, started: stat.started }, stat.state));
         }
     }
-    found.into_values().collect()
+    let (living, ended): (Vec<_>, Vec<_>) =
+        found.into_values().partition(|(_, state)| state != "Z");
+    let processes = |found: Vec<(Process, String)>| found.into_iter().map(|(it, _)| it).collect();
+    (processes(living), processes(ended))
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(id: u32) -> usize {
+    fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
 }
