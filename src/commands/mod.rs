@@ -74,7 +74,10 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
-    memory::seal().map_err(io::Error::from)?;
+    memory::seal().map_err(|error| {
+        let what = "this process cannot be kept from core dumps and debuggers";
+        Failed::new(Exit::Unreachable, format!("{what} (setrlimit(2), prctl(2)): {error}"))
+    })?;
     if let Command::TokenWorker = cli.command {
         worker::run()?;
         return Ok(None);
