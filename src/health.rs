@@ -113,7 +113,11 @@ impl Health {
                 "the last good answer of the token is {} s old",
                 at.elapsed().as_secs()
             )),
-            _ => no_kek.map(|error| error.to_string()),
+            // Keys can seem to have gone with their token: then no new worker finds one.
+            _ => no_kek.map(|error| match self.token.failed_start() {
+                Some(failure) => failure.message,
+                None => error.to_string(),
+            }),
         }
     }
 
@@ -164,7 +168,7 @@ impl Health {
             return;
         }
         // A new worker may stand before a token with other keys than the last one.
-        let looked = self.keyring.look(self.interval).await;
+        let looked = self.keyring.look().await;
         match (looked, self.keyring.active()) {
             (Err(error), _) => self.note::<()>(&Err(error)),
             (Ok(()), Ok(kek)) => self.note(&self.round_trip(&kek).await),

@@ -51,7 +51,10 @@ pub fn lock() -> Result<(), String> {
 
 fn may_lock_without_limit() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    effective_capabilities(&status).is_some_and(|set| set & CAP_IPC_LOCK != 0)
+    // A capability within a user namespace lifts no limit: the host's is what counts.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let on_the_host = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    on_the_host && effective_capabilities(&status).is_some_and(|set| set & CAP_IPC_LOCK != 0)
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {

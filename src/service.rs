@@ -224,6 +224,7 @@ struct Call {
     uid: String,
     peer: Option<Peer>,
     began: Instant,
+    ended: bool,
 }
 
 impl Call {
@@ -232,12 +233,17 @@ impl Call {
         // A caller's text: kept short, and the formats escape what could break a line.
         uid.truncate(uid.floor_char_boundary(MAX_UID));
         let peer = request.extensions().get::<Peer>().copied();
-        Self { method, uid, peer, began: Instant::now() }
+        Self { method, uid, peer, began: Instant::now(), ended: false }
     }
 
     /// Writes the request's line. Never a seed, a ciphertext or a body.
-    fn end(&self, key_id: &str, outcome: Result<(), &Status>) {
-        let Self { method, uid, peer, began } = self;
+    fn end(mut self, key_id: &str, outcome: Result<(), &Status>) {
+        self.ended = true;
+        self.log(key_id, outcome);
+    }
+
+    fn log(&self, key_id: &str, outcome: Result<(), &Status>) {
+        let Self { method, uid, peer, began, .. } = self;
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (peer_uid, peer_pid) =
             peer.map_or((None, None), |peer| (Some(peer.uid), Some(peer.pid)));
@@ -256,10 +262,20 @@ impl Call {
     }
 }
 
+impl Drop for Call {
+    /// The caller has gone before the end. The token may have done it all the same.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.log("", Err(&Status::cancelled("the caller did not wait for the answer")));
+        }
+    }
+}
+
 /// The code's name, as grpc-go writes it.
 const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "Ok",
+        Code::Cancelled => "Canceled",
         Code::InvalidArgument => "InvalidArgument",
         Code::DeadlineExceeded => "DeadlineExceeded",
         Code::NotFound => "NotFound",

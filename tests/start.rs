@@ -85,6 +85,8 @@ async fn the_watchdog_is_fed_by_a_living_front_alone() {
         eventually("food while the token hangs", async || (fed() > 0).then_some(())).await;
     }
     daemon.signal(Signal::SIGSTOP);
+    // A thread on another processor may have been on its way.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     fed();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(fed(), 0, "a front that stands still is not alive");

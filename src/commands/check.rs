@@ -154,7 +154,7 @@ async fn token(access: &Access, findings: &mut Findings) {
         findings.add("token-warning", Grade::Warn, warning.clone(), "");
     }
     mechanisms(&report, findings);
-    match access.keyring.look(PATIENCE).await {
+    match access.keyring.look().await {
         Ok(()) => keks(access, findings).await,
         Err(error) => {
             findings.add("kek", Grade::Fail, error.to_string(), "");

@@ -97,7 +97,7 @@ async fn generate(
 async fn shown(access: &Access, made: &FoundKey) -> Result<Line, Failed> {
     let end = Instant::now() + SHOWN_WITHIN;
     loop {
-        let looked = access.keyring.look(PATIENCE).await;
+        let looked = access.keyring.look().await;
         let ring = access.keyring.ring();
         if let Some(bad) = ring.refused().iter().find(|bad| bad.label == made.label) {
             // The token changed an attribute that we asked for.

@@ -116,14 +116,17 @@ impl Cli {
     /// Writes a result: `text` for people, `value` for programs.
     fn print(&self, text: impl Display, value: &impl Serialize) -> Result<(), Failed> {
         let mut out = io::stdout().lock();
-        match self.output {
-            Output::Text => writeln!(out, "{text}")?,
-            Output::Json => {
-                serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-                writeln!(out)?;
-            }
+        let printed = match self.output {
+            Output::Text => writeln!(out, "{text}"),
+            Output::Json => serde_json::to_writer_pretty(&mut out, value)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out)),
+        };
+        match printed {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            printed => Ok(printed?),
         }
-        Ok(())
     }
 }
 

@@ -85,8 +85,9 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
 
     let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
     let watchdog = tokio::spawn(watchdog::feed(limits.counters.clone(), health.clone()));
-    let probes = tokio::spawn(async move { health.watch().await });
-    let mut running = Running { config, keyring, workers, allow: allow.clone() };
+    let watched = health.clone();
+    let probes = tokio::spawn(async move { watched.watch().await });
+    let mut running = Running { config, health, keyring, workers, allow: allow.clone() };
 
     info!(version = env!("CARGO_PKG_VERSION"), endpoint, "serving");
     notify::ready(&format!("serving on {endpoint}"));
@@ -124,7 +125,7 @@ async fn scan(keyring: Arc<Keyring>, every: Duration) {
     let mut said = None;
     loop {
         tick.tick().await;
-        let trouble = keyring.look_afresh(every).await.err();
+        let trouble = keyring.look_afresh().await.err();
         // Once until it changes: trouble that stays fills no disk.
         if let Some(error) = trouble.as_ref().filter(|_| trouble != said) {
             warn!("looking for KEKs: {error}");
@@ -136,6 +137,7 @@ async fn scan(keyring: Arc<Keyring>, every: Duration) {
 /// What SIGHUP can change while we run.
 struct Running {
     config: Config,
+    health: Arc<Health>,
     keyring: Arc<Keyring>,
     workers: Workers,
     allow: AllowList,
@@ -152,7 +154,8 @@ impl Running {
                 Ok(config) => self.take(config),
                 Err(error) => error!("SIGHUP: the config is not taken, the old one stays: {error}"),
             }
-            notify::ready("running");
+            // systemd shows this until health changes.
+            notify::ready(&self.health.snapshot().healthz);
         }
     }
 

@@ -73,6 +73,11 @@ pub(super) fn unreachable(endpoint: &Endpoint, error: &tonic::transport::Error) 
 /// Somebody answers, and says no; or hangs up without a word.
 pub(super) fn refused(endpoint: &Endpoint, status: &tonic::Status) -> Failed {
     let message = match status.source() {
+        // The client's own word, when its time was up before the daemon's.
+        _ if status.message().contains("Timeout expired") => format!(
+            "{endpoint} did not answer in time (--timeout): the token is slow or hangs. \
+             `p11-kms status` says more"
+        ),
         Some(_) => format!("{endpoint} closed the connection{}. {HINT}", causes(status.source())),
         None => format!("{endpoint} answered {:?}: {}", status.code(), status.message()),
     };

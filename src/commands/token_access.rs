@@ -25,6 +25,8 @@ pub(super) fn setup(config: &Config) -> Setup {
         profile: config.token.profile.clone(),
         require_fips: config.token.require_fips,
         label: config.keyring.label.clone(),
+        pin_stamp: None,
+        login_in_doubt: false,
     }
 }
 
@@ -52,7 +54,7 @@ impl Access {
     /// Waits until the token is there, and looks at its KEKs.
     pub(super) async fn open(&self) -> Result<Arc<Report>, Failed> {
         let report = self.client.ready().await.map_err(|failure| failed(&failure))?;
-        self.keyring.look(PATIENCE).await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
+        self.keyring.look().await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
         Ok(report)
     }
 

@@ -25,7 +25,7 @@ pub(super) async fn feed(counters: Arc<Counters>, health: Arc<Health>) {
         tick.tick().await;
         let rounds = counters.rounds.load(Ordering::Relaxed);
         if seen != Some(rounds) {
-            // Takes every lock that a request takes.
+            // It takes the locks of health, keyring and queue.
             let _ = health.snapshot();
             notify::alive();
             seen = Some(rounds);

@@ -34,7 +34,7 @@ pub enum PinSource {
 }
 
 /// Tells whether a file is still the one that was seen before, without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
     inode: u64,

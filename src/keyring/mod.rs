@@ -19,6 +19,10 @@ use crate::secret::Seed;
 use crate::token::protocol::Class;
 use crate::token::{self, Availability, Client};
 
+/// The longest that a search on the token may take, whoever wants it: it is many calls, and
+/// a worker that is over its time counts as hung.
+const SEARCH: Duration = Duration::from_secs(10);
+
 /// Unknown key_ids cause at most one look at the token in this time.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
@@ -123,7 +127,8 @@ impl Keyring {
             Err(token::Error::Failed(failure)) if failure.class == Class::UnknownKek => {
                 // One look for all whom this hits; then Status tells it too.
                 if let Ok(_looking) = self.last_look.try_lock() {
-                    self.look(time).await?;
+                    let left = end.saturating_duration_since(Instant::now());
+                    timeout(left, self.look()).await.map_err(|_| token::Error::Deadline)??;
                 }
                 let message = format!("the active KEK \"{}\" is no longer on the token", kek.label);
                 Err(Error::NoActiveKek(message))
@@ -138,7 +143,10 @@ impl Keyring {
     /// # Errors
     /// [`Error::UnknownKeyId`] after that look.
     pub async fn find(&self, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
-        self.look_unless(|| self.ring().get(key_id).is_some(), time).await?;
+        if let Err(error) = self.look_unless(|| self.ring().get(key_id).is_some(), time).await {
+            let starting = !self.looked.load(Ordering::Relaxed);
+            return Err(self.active().err().filter(|_| starting).unwrap_or(error));
+        }
         let ring = self.ring();
         ring.get(key_id).cloned().ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
     }
@@ -183,7 +191,7 @@ impl Keyring {
                 return Ok(());
             }
             let began = Instant::now();
-            self.look_afresh(time).await?;
+            self.look_afresh().await?;
             // Only a look that worked tells the others that it is not there.
             *last = Some(began);
             Ok(())
@@ -195,17 +203,17 @@ impl Keyring {
     ///
     /// # Errors
     /// The token could not be asked. What was known stays known.
-    pub async fn look_afresh(&self, time: Duration) -> Result<(), Error> {
-        self.token.refresh(time).await?;
-        self.look(time).await
+    pub async fn look_afresh(&self) -> Result<(), Error> {
+        self.token.refresh(SEARCH).await?;
+        self.look().await
     }
 
     /// Looks at the token and takes what is there.
     ///
     /// # Errors
     /// The token could not be asked. What was known stays known.
-    pub async fn look(&self, time: Duration) -> Result<(), Error> {
-        let found = self.token.find(time).await?;
+    pub async fn look(&self) -> Result<(), Error> {
+        let found = self.token.find(SEARCH).await?;
         let Some(report) = self.token.report() else {
             return Err(token::Error::Unavailable("the token is starting".to_owned()).into());
         };

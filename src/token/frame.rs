@@ -264,7 +264,7 @@ impl Inbox {
         Ok(self.buffer.get(body..self.start))
     }
 
-    /// Has part of a frame arrived, or a whole one that was not taken?
+    /// Is nothing left that has arrived and was not taken out?
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.start == self.end

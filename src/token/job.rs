@@ -89,12 +89,12 @@ impl Job {
     }
 
     /// A worker that had the job ended, and this is why. A job that may be repeated is not
-    /// to blame for a worker that hung (the job's deadline ends that) or, to a point, for
-    /// one whose session was gone.
-    pub(super) fn was_run(&mut self, why: Class) {
+    /// to blame for a worker that hung on another one, the `first` that it had, nor, to a
+    /// point, for a session that was gone.
+    pub(super) fn was_run(&mut self, why: Class, first: bool) {
         let blameless = self.operation.is_repeatable()
             && match why {
-                Class::Hung => true,
+                Class::Hung => !first,
                 Class::SessionLost => self.refusals < Self::MOST_REFUSALS,
                 _ => false,
             };

@@ -15,7 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::error::Error;
 use super::frame::{Inbox, MAX_ANSWER, MAX_JOB, decode_answer};
 use super::job::Job;
-use super::pool::{LaneId, Pool};
+use super::pool::{LaneId, Pool, WorkerId};
 use super::protocol::{Class, Failure};
 
 /// Why a lane ended.
@@ -51,12 +51,13 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(
         pool: Arc<Pool>,
+        worker: WorkerId,
         socket: UnixStream,
         depth: usize,
         call_timeout: Duration,
         answered: Arc<AtomicU64>,
     ) -> Self {
-        let (id, wake) = pool.add_lane(depth);
+        let (id, wake) = pool.add_lane(worker, depth);
         Self {
             pool,
             id,

@@ -201,6 +201,12 @@ impl Client {
         self.pool.availability()
     }
 
+    /// Why a worker could not be started, since one could. Others may be at work.
+    #[must_use]
+    pub fn failed_start(&self) -> Option<Failure> {
+        self.pool.failed_start()
+    }
+
     /// What the worker that started last found out.
     #[must_use]
     pub fn report(&self) -> Option<Arc<Report>> {

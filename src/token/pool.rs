@@ -8,19 +8,30 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::job::Job;
-use super::protocol::Failure;
+use super::protocol::{Class, Failure};
+
+/// How often a full queue is swept, at most.
+const SWEEP: Duration = Duration::from_millis(10);
+
+/// Names the worker that a lane belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WorkerId(u64);
 
 /// Names one lane for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LaneId(u64);
 
 struct Lane {
+    worker: WorkerId,
+    /// Why another lane of its worker ended: this one will, too.
+    doomed: Option<Class>,
     /// Given to it, not yet fetched by its task.
     outbox: VecDeque<Job>,
     /// In the outbox or at the worker.
@@ -34,14 +45,17 @@ struct Lane {
 struct State {
     lanes: BTreeMap<LaneId, Lane>,
     last_lane: u64,
+    last_worker: u64,
     waiting: VecDeque<Job>,
-    /// Jobs that workers have answered since the start.
-    answered: u64,
+    /// When the queue was last rid of jobs that nobody waits for.
+    swept: Option<Instant>,
     /// When the first of the present lanes came, or one before it without a gap.
     up_since: Option<Instant>,
     /// Why the first lane went since one came.
     lost: Option<Failure>,
-    /// Why no worker could be started, while that is so.
+    /// Why a worker could not be started, since one could.
+    failed_start: Option<Failure>,
+    /// The same, while there is no other.
     down: Option<Failure>,
     closing: bool,
 }
@@ -93,7 +107,7 @@ impl Pool {
             return Err(Error::Unavailable(failure.message.clone()));
         }
         if state.waiting.len() >= self.limit {
-            state.waiting.retain(Job::is_wanted);
+            state.sweep();
         }
         if state.waiting.len() >= self.limit {
             return Err(Error::QueueFull(self.limit));
@@ -102,10 +116,18 @@ impl Pool {
         Ok(())
     }
 
+    /// A name for a worker whose lanes are to come.
+    pub(super) fn add_worker(&self) -> WorkerId {
+        let mut state = self.state();
+        state.last_worker += 1;
+        WorkerId(state.last_worker)
+    }
+
     /// A worker's session is ready for jobs.
-    pub(super) fn add_lane(&self, depth: usize) -> (LaneId, Arc<Notify>) {
+    pub(super) fn add_lane(&self, worker: WorkerId, depth: usize) -> (LaneId, Arc<Notify>) {
         let mut state = self.state();
         state.down = None;
+        state.failed_start = None;
         state.lost = None;
         if state.lanes.is_empty() {
             state.up_since = Some(Instant::now());
@@ -113,8 +135,15 @@ impl Pool {
         state.last_lane += 1;
         let id = LaneId(state.last_lane);
         let wake = Arc::new(Notify::new());
-        let lane =
-            Lane { outbox: VecDeque::new(), load: 0, depth, retiring: false, wake: wake.clone() };
+        let lane = Lane {
+            worker,
+            doomed: None,
+            outbox: VecDeque::new(),
+            load: 0,
+            depth,
+            retiring: false,
+            wake: wake.clone(),
+        };
         state.lanes.insert(id, lane);
         state.refill();
         (id, wake)
@@ -145,7 +174,6 @@ impl Pool {
         if let Some(lane) = state.lanes.get_mut(&id) {
             lane.load = lane.load.saturating_sub(count);
         }
-        state.answered += count as u64;
         state.refill();
     }
 
@@ -165,10 +193,16 @@ impl Pool {
         why: &Failure,
     ) {
         let mut state = self.state();
-        let outbox = state.lanes.remove(&id).map(|lane| lane.outbox).unwrap_or_default();
+        let Some(Lane { worker, doomed, outbox, .. }) = state.lanes.remove(&id) else { return };
+        // The first to break tells what became of the worker; the others fall with it.
+        let class = doomed.unwrap_or(why.class);
+        for sibling in state.lanes.values_mut().filter(|lane| lane.worker == worker) {
+            sibling.retiring = true;
+            sibling.doomed.get_or_insert(class);
+        }
         let sent = at_worker.len().saturating_sub(unsent);
-        for job in at_worker.iter_mut().take(sent) {
-            job.was_run(why.class);
+        for (place, job) in at_worker.iter_mut().take(sent).enumerate() {
+            job.was_run(class, place == 0 && doomed.is_none());
         }
         // Of a worker's lanes the first tells why; the others only that it was killed then.
         state.lost.get_or_insert_with(|| why.clone());
@@ -189,18 +223,19 @@ impl Pool {
             for job in state.waiting.drain(..) {
                 job.answer(Err(Error::Unavailable(failure.message.clone())));
             }
-            state.down = Some(failure);
+            state.down = Some(failure.clone());
         }
+        state.failed_start = Some(failure);
+    }
+
+    /// Why a worker could not be started, since one could. Another may be at work.
+    pub(super) fn failed_start(&self) -> Option<Failure> {
+        self.state().failed_start.clone()
     }
 
     /// Takes no more jobs. Those that are in go on.
     pub(super) fn close(&self) {
         self.state().closing = true;
-    }
-
-    /// Jobs that workers have answered since the start.
-    pub(super) fn answered(&self) -> u64 {
-        self.state().answered
     }
 
     /// Since when at least one lane has been there without a break.
@@ -228,6 +263,16 @@ impl State {
             .min_by_key(|lane| lane.load)
     }
 
+    /// Drops the jobs that nobody waits for. Now and then: under a flood of calls
+    /// each refusal would otherwise cost a look at the whole queue.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+            self.waiting.retain(Job::is_wanted);
+            self.swept = Some(now);
+        }
+    }
+
     fn refill(&mut self) {
         while let Some(job) = self.waiting.pop_front() {
             if !job.is_wanted() {
@@ -253,13 +298,11 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::oneshot;
 
     use super::super::frame::Operation;
     use super::super::job::{Askers, Receiver};
-    use super::super::protocol::{Class, Fingerprint};
+    use super::super::protocol::Fingerprint;
     use super::*;
 
     fn job(operation: Operation) -> (Job, Receiver) {
@@ -287,8 +330,8 @@ mod tests {
     #[test]
     fn idle_lanes_come_first_then_jobs_are_sent_ahead() {
         let pool = Pool::new(10);
-        let (a, _) = pool.add_lane(2);
-        let (b, _) = pool.add_lane(2);
+        let (a, _) = pool.add_lane(pool.add_worker(), 2);
+        let (b, _) = pool.add_lane(pool.add_worker(), 2);
         let _answers: Vec<_> = (0..3).map(|_| submit(&pool)).collect();
         assert_eq!((fetched(&pool, a), fetched(&pool, b)), (2, 1));
     }
@@ -298,7 +341,7 @@ mod tests {
         let pool = Pool::new(2);
         let _answers = [submit(&pool), submit(&pool)];
         assert_eq!(pool.submit(job(Operation::Find).0), Err(Error::QueueFull(2)));
-        let (lane, _) = pool.add_lane(8);
+        let (lane, _) = pool.add_lane(pool.add_worker(), 8);
         assert_eq!(fetched(&pool, lane), 2);
     }
 
@@ -307,7 +350,7 @@ mod tests {
         let pool = Pool::new(1);
         drop(submit(&pool));
         let _other = submit(&pool);
-        let (lane, _) = pool.add_lane(8);
+        let (lane, _) = pool.add_lane(pool.add_worker(), 8);
         assert_eq!(fetched(&pool, lane), 1);
     }
 
@@ -316,7 +359,7 @@ mod tests {
         let pool = Pool::new(10);
         let mut answer = submit(&pool);
         for _ in 0..2 {
-            let (lane, _) = pool.add_lane(1);
+            let (lane, _) = pool.add_lane(pool.add_worker(), 1);
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
             assert_eq!(jobs.len(), 1);
@@ -334,7 +377,7 @@ mod tests {
         let mut tries = 0;
         while answer.try_recv().is_err() {
             tries += 1;
-            let (lane, _) = pool.add_lane(1);
+            let (lane, _) = pool.add_lane(pool.add_worker(), 1);
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
             pool.remove_lane(lane, jobs, 0, &dropped);
@@ -346,7 +389,7 @@ mod tests {
     fn a_kek_is_never_made_twice() {
         let pool = Pool::new(10);
         let (generate, mut answer) = job(Operation::Generate);
-        let (lane, _) = pool.add_lane(1);
+        let (lane, _) = pool.add_lane(pool.add_worker(), 1);
         pool.submit(generate).unwrap();
         let mut jobs = VecDeque::new();
         pool.fetch(lane, &mut jobs);
@@ -359,7 +402,7 @@ mod tests {
         let pool = Pool::new(10);
         let mut answer = submit(&pool);
         for _ in 0..5 {
-            let (lane, _) = pool.add_lane(1);
+            let (lane, _) = pool.add_lane(pool.add_worker(), 1);
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
             pool.remove_lane(lane, jobs, 1, &gone());
@@ -376,14 +419,45 @@ mod tests {
         assert!(waiting.try_recv().unwrap().is_err());
         assert!(matches!(pool.submit(job(Operation::Find).0), Err(Error::Unavailable(_))));
         assert_eq!(pool.availability(), Availability::Down(gone()));
-        pool.add_lane(1);
+        pool.add_lane(pool.add_worker(), 1);
         assert_eq!(pool.availability(), Availability::Up);
+    }
+
+    #[test]
+    fn when_one_lane_breaks_its_worker_gets_nothing_more() {
+        let pool = Pool::new(10);
+        let worker = pool.add_worker();
+        let [(a, _), (b, _)] = [pool.add_lane(worker, 1), pool.add_lane(worker, 1)];
+        let mut answer = submit(&pool);
+        let mut jobs = VecDeque::new();
+        pool.fetch(a, &mut jobs);
+        pool.remove_lane(a, jobs, 0, &gone());
+        assert_eq!(fetched(&pool, b), 0, "the worker is doomed");
+        let (other, _) = pool.add_lane(pool.add_worker(), 1);
+        assert_eq!(fetched(&pool, other), 1);
+        assert!(answer.try_recv().is_err(), "still under way");
+    }
+
+    #[test]
+    fn of_a_worker_that_hung_only_the_job_that_hung_it_has_been_run() {
+        let pool = Pool::new(10);
+        let hung = Failure::new(Class::Hung, "the module hangs");
+        let mut answers = [submit(&pool), submit(&pool)];
+        for _ in 0..2 {
+            let (lane, _) = pool.add_lane(pool.add_worker(), 2);
+            let mut jobs = VecDeque::new();
+            pool.fetch(lane, &mut jobs);
+            pool.remove_lane(lane, jobs, 0, &hung);
+        }
+        assert!(answers[0].try_recv().unwrap().is_err(), "once more, and no oftener");
+        assert!(answers[1].try_recv().is_err(), "still waiting");
     }
 
     #[test]
     fn while_a_new_worker_is_started_the_end_of_the_last_one_is_known() {
         let pool = Pool::new(10);
-        let [(a, _), (b, _)] = [pool.add_lane(1), pool.add_lane(1)];
+        let [(a, _), (b, _)] =
+            [pool.add_lane(pool.add_worker(), 1), pool.add_lane(pool.add_worker(), 1)];
         pool.remove_lane(a, VecDeque::new(), 0, &gone());
         assert_eq!(pool.availability(), Availability::Up);
         let killed = Failure::new(Class::TokenLost, "the worker process is gone");
@@ -394,7 +468,7 @@ mod tests {
     #[test]
     fn a_retiring_lane_gets_nothing_new() {
         let pool = Pool::new(10);
-        let (lane, _) = pool.add_lane(4);
+        let (lane, _) = pool.add_lane(pool.add_worker(), 4);
         pool.retire(lane);
         let _answer = submit(&pool);
         assert_eq!(fetched(&pool, lane), 0);

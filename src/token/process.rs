@@ -31,7 +31,7 @@ const MALLOC_TUNABLES: &str = "glibc.malloc.tcache_count=512:glibc.malloc.trim_t
 pub(super) struct Process {
     child: Child,
     /// Held open: its end of file tells the worker that we are gone.
-    _control: UnixStream,
+    control: UnixStream,
 }
 
 /// A new worker, what it found, and a socket for each of its sessions.
@@ -55,7 +55,7 @@ pub(super) async fn start(setup: &Setup) -> Result<Started, Failure> {
     let limit = setup.profile.start_timeout;
     match timeout(limit, receive(&mut control)).await {
         Ok(Ok(Greeting::Ready(report))) => {
-            Ok(Started { process: Process { child, _control: control }, report, sessions })
+            Ok(Started { process: Process { child, control }, report, sessions })
         }
         Ok(Ok(Greeting::Failed(failure))) => Err(failure),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -64,12 +64,12 @@ pub(super) async fn start(setup: &Setup) -> Result<Started, Failure> {
         }
         Ok(Err(error)) => Err(lost(format!("the worker process cannot be understood: {error}"))),
         Err(_) => {
-            // It may have ended by itself just now; either way it is reaped here.
-            let _ = child.kill().await;
+            end(child);
             let limit = humantime::format_duration(limit);
-            Err(lost(format!(
-                "the module did not start and log in within {limit} (token.start-timeout)"
-            )))
+            Err(Failure::new(
+                Class::Hung,
+                format!("the module did not start and log in within {limit} (token.start-timeout)"),
+            ))
         }
     }
 }
@@ -146,19 +146,32 @@ impl Process {
         Failure::new(Class::TokenLost, format!("the worker process ended: {status}"))
     }
 
+    /// From here on it must not log in again by itself.
+    pub(super) fn forbid_login(&self) {
+        // One that does not take this byte is gone, or will be soon.
+        let _ = self.control.try_write(&[0]);
+    }
+
     /// Ends it now. A hung module is no reason to wait.
-    pub(super) async fn kill(mut self) {
-        // It may have ended already; either way it is reaped here.
-        let _ = self.child.kill().await;
+    pub(super) fn kill(self) {
+        end(self.child);
     }
 
     /// Gives it a moment to close its sessions on the device, then ends it. Its
     /// session sockets must be closed already.
     pub(super) async fn farewell(mut self) {
         if timeout(FAREWELL, self.child.wait()).await.is_err() {
-            self.kill().await;
+            self.kill();
         }
     }
+}
+
+/// Kills a worker, and reaps it when it has died: one that waits for a device in the
+/// kernel may take its time, and nobody must wait for that.
+fn end(mut child: Child) {
+    // It may have ended by itself just now.
+    let _ = child.start_kill();
+    tokio::spawn(async move { child.wait().await });
 }
 
 fn describe(status: ExitStatus) -> String {

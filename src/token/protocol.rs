@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{PinSource, Profile, TokenUri};
+use crate::config::{PinSource, Profile, Stamp, TokenUri};
 use crate::generation::Generation;
 
 /// The hidden command that makes this binary a worker.
@@ -50,6 +50,12 @@ pub struct Setup {
     pub require_fips: bool,
     /// The keyring's label: other keys on the token are left alone.
     pub label: String,
+    /// What the PIN's file looked like when the worker was started. One that looks
+    /// otherwise is left for the next worker.
+    pub pin_stamp: Option<Stamp>,
+    /// Whether the end of an earlier login was not seen: the token may have counted
+    /// a wrong PIN.
+    pub login_in_doubt: bool,
 }
 
 /// The worker's first and only control message.

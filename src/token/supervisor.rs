@@ -5,12 +5,12 @@
 //! change: the new one is ready before the old one is let go.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
@@ -26,6 +26,9 @@ const PIN_WATCH: Duration = Duration::from_secs(1);
 /// How often a worker's count of jobs is looked at.
 const GROWTH_WATCH: Duration = Duration::from_millis(100);
 
+/// How long the lanes of a worker that was killed may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What all slots share.
 pub(super) struct Supervisor {
     pool: Arc<Pool>,
@@ -35,6 +38,8 @@ pub(super) struct Supervisor {
     /// attempts, and three lock many a token.
     login: tokio::sync::Mutex<()>,
     latch: Mutex<Option<Latch>>,
+    /// With what setup and file a login was begun whose end nobody saw.
+    doubt: Mutex<Option<(Arc<Setup>, Option<Stamp>)>>,
     /// The failure that was logged last: a token that stays away fills no disk.
     said: Mutex<Option<Failure>>,
 }
@@ -53,8 +58,6 @@ struct Running {
     lanes: JoinSet<LaneEnd>,
     ids: Vec<LaneId>,
     answered: Arc<AtomicU64>,
-    /// What all workers had answered when this one came.
-    answered_before: u64,
     setup: Arc<Setup>,
     /// What the PIN's file looked like when it logged in.
     stamp: Option<Stamp>,
@@ -78,6 +81,7 @@ impl Supervisor {
             reports,
             login: tokio::sync::Mutex::new(()),
             latch: Mutex::new(None),
+            doubt: Mutex::new(None),
             said: Mutex::new(None),
         }
     }
@@ -88,6 +92,10 @@ impl Supervisor {
         let mut backoff = Backoff::new();
         let mut running: Option<Running> = None;
         loop {
+            if let Some(old) = &running {
+                // One attempt a PIN: from here on it is the new worker's.
+                old.process.forbid_login();
+            }
             match self.start(&mut setup, slot).await {
                 Ok((next, report)) => {
                     // In this order: who hears of the new worker must not be served by
@@ -101,7 +109,8 @@ impl Supervisor {
                 Err(failure) => {
                     // A lost start may be an accident, and is soon tried again: those who
                     // wait go on waiting.
-                    if failure.class != Class::TokenLost || backoff.is_serious() {
+                    let accident = matches!(failure.class, Class::TokenLost | Class::Hung);
+                    if !accident || backoff.is_serious() {
                         self.pool.set_down(failure);
                     }
                     if !self.wait_beside(&mut running, slot, &mut setup, backoff.next()).await {
@@ -116,11 +125,11 @@ impl Supervisor {
             match current.end(&mut setup).await {
                 Some(Ending::Replace(reason)) => info!(slot, reason, "replacing the worker"),
                 Some(Ending::Broken(failure)) => {
-                    // A token that gave an answer since is no token to be spared.
-                    if self.pool.answered() > current.answered_before {
+                    // A worker that gave an answer had a token that need not be spared.
+                    if current.answered.load(Ordering::Relaxed) > 0 {
                         backoff.reset();
                     }
-                    self.give_up(&mut running, slot, &failure);
+                    self.give_up(&mut running, slot, failure).await;
                     if !self.wait(&mut setup, backoff.next()).await {
                         return;
                     }
@@ -147,13 +156,19 @@ impl Supervisor {
         if let Some(failure) = self.latched(&setup, stamp) {
             return Err(failure);
         }
-        match process::start(&setup).await {
+        let login_in_doubt = self.is_in_doubt(&setup, stamp);
+        let sent = Setup { pin_stamp: stamp, login_in_doubt, ..Setup::clone(&setup) };
+        match process::start(&sent).await {
             Ok(started) => {
                 *self.latch() = None;
+                *self.doubt() = None;
                 self.say(slot, None);
                 Ok(self.adopt(started, setup, stamp, slot))
             }
             Err(failure) => {
+                if failure.class == Class::Hung {
+                    *self.doubt() = Some((setup.clone(), stamp));
+                }
                 self.latch_on(&failure, stamp, setup);
                 self.say(slot, Some(&failure));
                 Err(failure)
@@ -186,9 +201,11 @@ impl Supervisor {
         let answered = Arc::new(AtomicU64::new(0));
         let mut lanes = JoinSet::new();
         let mut ids = Vec::new();
+        let worker = self.pool.add_worker();
         for socket in sessions {
             let lane = Lane::new(
                 self.pool.clone(),
+                worker,
                 socket,
                 profile.pipeline_depth,
                 profile.call_timeout,
@@ -203,19 +220,22 @@ impl Supervisor {
             .replace_after_objects
             .filter(|_| report.kw == Method::Object)
             .map(|objects| objects.div_ceil(per_job));
-        let answered_before = self.pool.answered();
-        let running =
-            Running { process, lanes, ids, answered, answered_before, setup, stamp, replace_after };
+        let running = Running { process, lanes, ids, answered, setup, stamp, replace_after };
         (running, Arc::new(report))
     }
 
     /// Lets go of a worker that broke. It may have been its PIN: one that logs in again
     /// by itself can find it wrong.
-    fn give_up(&self, running: &mut Option<Running>, slot: usize, failure: &Failure) {
+    async fn give_up(&self, running: &mut Option<Running>, slot: usize, failure: Failure) {
         warn!(slot, class = ?failure.class, "{failure}");
-        if let Some(broken) = running.take() {
-            self.latch_on(failure, broken.stamp, broken.setup.clone());
-            tokio::spawn(broken.abandon());
+        let Some(broken) = running.take() else { return };
+        let (setup, stamp) = (broken.setup.clone(), broken.stamp);
+        // It may have hung in a login: only one without others beside it makes one by itself.
+        if failure.class == Class::Hung && setup.profile.workers == 1 {
+            *self.doubt() = Some((setup.clone(), stamp));
+        }
+        for failure in broken.abandon().await.into_iter().chain([failure]) {
+            self.latch_on(&failure, stamp, setup.clone());
         }
     }
 
@@ -242,7 +262,7 @@ impl Supervisor {
             go_on = self.wait(setup, time) => return go_on,
             failure = old.broken() => failure,
         };
-        self.give_up(running, slot, &failure);
+        self.give_up(running, slot, failure).await;
         true
     }
 
@@ -265,13 +285,22 @@ impl Supervisor {
         *said = failure.cloned();
     }
 
+    fn is_in_doubt(&self, setup: &Arc<Setup>, stamp: Option<Stamp>) -> bool {
+        let doubt = self.doubt();
+        doubt.as_ref().is_some_and(|(theirs, then)| Arc::ptr_eq(theirs, setup) && *then == stamp)
+    }
+
+    fn doubt(&self) -> MutexGuard<'_, Option<(Arc<Setup>, Option<Stamp>)>> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn latch_on(&self, failure: &Failure, stamp: Option<Stamp>, setup: Arc<Setup>) {
         if failure.class.latches() {
             *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
         }
     }
 
-    fn latch(&self) -> std::sync::MutexGuard<'_, Option<Latch>> {
+    fn latch(&self) -> MutexGuard<'_, Option<Latch>> {
         self.latch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -312,10 +341,21 @@ impl Running {
         self.process.farewell().await;
     }
 
-    /// Ends it at once. Its lanes give their jobs back to the pool.
-    async fn abandon(mut self) {
-        self.process.kill().await;
-        while self.lanes.join_next().await.is_some() {}
+    /// Ends it at once. Its lanes give their jobs back to the pool, and tell what they
+    /// had to tell.
+    async fn abandon(mut self) -> Vec<Failure> {
+        self.process.kill();
+        let mut told = Vec::new();
+        // A process that cannot die keeps its sockets open.
+        let _ = timeout(LAST_WORDS, async {
+            while let Some(end) = self.lanes.join_next().await {
+                if let Ok(LaneEnd::Broken(failure)) = end {
+                    told.push(failure);
+                }
+            }
+        })
+        .await;
+        told
     }
 }
 

@@ -66,9 +66,12 @@ impl Control {
 pub(super) struct Watcher(UnixStream);
 
 impl Watcher {
-    /// Blocks until the front has gone. It sends nothing after the setup.
-    pub(super) fn wait_for_end(&mut self) {
+    /// Blocks until the front has gone. All that it sends after the setup is a byte for
+    /// each start of another worker in our place.
+    pub(super) fn wait_for_end(&mut self, mut on_byte: impl FnMut()) {
         let mut rest = [0; 64];
-        while matches!(self.0.read(&mut rest), Ok(1..)) {}
+        while matches!(self.0.read(&mut rest), Ok(1..)) {
+            on_byte();
+        }
     }
 }

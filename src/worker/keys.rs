@@ -36,6 +36,11 @@ impl Handles {
         known.iter().find(|(fingerprint, _)| fingerprint == kek).map(|(_, object)| *object)
     }
 
+    /// Forgets them all: after a login they may be others'.
+    pub(super) fn forget(&self) {
+        self.set(Vec::new());
+    }
+
     fn set(&self, found: Vec<(Fingerprint, Object)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }

@@ -3,6 +3,8 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use cryptoki::context::{Info, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
@@ -12,13 +14,19 @@ use secrecy::SecretBox;
 
 use super::errors;
 use super::ffi::{self, Module};
-use super::keys::Handles;
+use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::{self, Methods};
 use super::relogin::Relogin;
 use super::session::{SessionThread, Shared};
+use super::wrap::Tools;
 use crate::config::{Login, PinError};
 use crate::token::protocol::{Class, Failure, Report, Setup};
+
+/// A login takes some 15 ms where logins take turns. Whoever holds the lock for much
+/// longer is not logging in: anybody who can read the module can hold it, and must
+/// not keep us down.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A module that is loaded, initialised and logged in.
 pub(super) struct LoggedIn {
@@ -27,14 +35,19 @@ pub(super) struct LoggedIn {
     pub(super) pkcs11: Pkcs11,
 }
 
-/// Does all that must be done once per worker. Logs in at most once.
-pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure> {
+/// Does all that must be done once per worker. Logs in at most once; `succeeded` turns
+/// true when another worker is started in this one's place.
+pub(super) fn log_in(
+    setup: &Setup,
+    sessions: usize,
+    succeeded: Arc<AtomicBool>,
+) -> Result<LoggedIn, Failure> {
     let module = load(setup)?;
-    let turn = LoginLock::take(&setup.module, setup.profile.login_lock);
+    let turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
     let pkcs11 = initialise(setup)?;
     let (slot, token) = choose_token(setup, &pkcs11)?;
     let mut warnings = match setup.profile.login {
-        Login::User => guard_pin(&token)?,
+        Login::User => guard_pin(&token, setup.login_in_doubt)?,
         Login::None => Vec::new(),
     };
     let methods = methods::choose(&module, slot.id(), &setup.profile, setup.require_fips)?;
@@ -47,12 +60,18 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
         );
     }
     let first = open(setup, &pkcs11, slot)?;
-    let login = Relogin::new(setup);
     authenticate(setup, &first)?;
     let report = report(&pkcs11, &token, &methods, warnings);
     let mut open_sessions = vec![first];
     while open_sessions.len() < sessions {
         open_sessions.push(open(setup, &pkcs11, slot)?);
+    }
+    let handles = Handles::default();
+    if let Some(first) = open_sessions.first() {
+        let profile = &setup.profile;
+        let tools = Tools { module: &module, session: first.handle(), methods: &methods, profile };
+        // Now, and not in the time of the first call. If it fails, the first call will tell.
+        let _ = keys::find(&tools, first, &setup.label, &handles);
     }
     let shared = Arc::new(Shared {
         module,
@@ -60,8 +79,8 @@ pub(super) fn log_in(setup: &Setup, sessions: usize) -> Result<LoggedIn, Failure
         slot,
         methods,
         setup: setup.clone(),
-        handles: Handles::default(),
-        login,
+        handles,
+        login: Relogin::new(succeeded),
     });
     let threads = open_sessions
         .into_iter()
@@ -164,18 +183,29 @@ fn describe(slot: Slot, token: &TokenInfo) -> String {
 }
 
 /// Looks at the token's PIN counter before a login could make it worse.
-pub(super) fn guard_pin(token: &TokenInfo) -> Result<Vec<String>, Failure> {
+///
+/// After a login whose end nobody saw, a counter that is low may be ours.
+pub(super) fn guard_pin(token: &TokenInfo, in_doubt: bool) -> Result<Vec<String>, Failure> {
+    if in_doubt && token.user_pin_count_low() {
+        return Err(Failure::new(
+            Class::PinAtRisk,
+            "the last login did not come back, and a wrong PIN was counted (CKF_USER_PIN_COUNT_LOW), so \
+             no other was tried. Make sure that the PIN is right, then send SIGHUP (with token.pin-credential: restart)",
+        ));
+    }
     if token.user_pin_locked() {
         return Err(Failure::new(
             Class::PinAtRisk,
-            "the user PIN is locked (CKF_USER_PIN_LOCKED). Unlock it with the SO PIN, then send SIGHUP",
+            "the user PIN is locked (CKF_USER_PIN_LOCKED). Unlock it with the SO PIN, then send SIGHUP \
+             (with token.pin-credential: restart)",
         ));
     }
     if token.user_pin_final_try() {
         return Err(Failure::new(
             Class::PinAtRisk,
             "one more wrong PIN would lock the token (CKF_USER_PIN_FINAL_TRY), so no login was tried. \
-             Log in once by hand with the right PIN, then send SIGHUP",
+             Log in once by hand with the right PIN, and see that p11-kms has it; then send SIGHUP (with \
+             token.pin-credential: restart)",
         ));
     }
     let mut warnings = Vec::new();
@@ -202,6 +232,10 @@ pub(super) fn open(setup: &Setup, pkcs11: &Pkcs11, slot: Slot) -> Result<Session
 pub(super) fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failure> {
     if setup.profile.login == Login::None {
         return Ok(());
+    }
+    // The front remembers by this what has been tried.
+    if setup.pin_stamp.is_some() && setup.pin.stamp() != setup.pin_stamp {
+        return Err(Failure::new(Class::TokenLost, "the PIN's file has just changed"));
     }
     let pin = setup
         .pin

@@ -8,10 +8,6 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// A login takes some 15 ms. Whoever holds the lock for much longer is not logging
-/// in: anybody who can read the module can hold it, and must not keep us down.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Held while nobody else on this host should log in or make a key.
 pub(super) struct LoginLock {
     _file: Option<Flock<File>>,
@@ -19,21 +15,21 @@ pub(super) struct LoginLock {
 }
 
 impl LoginLock {
-    /// Waits for its turn, if the profile wants one, and goes on without it when that
-    /// takes too long. The lock lies on the module's own file, which all who use it
+    /// Waits for its turn, if the profile wants one, and goes on without it when its
+    /// patience ends. The lock lies on the module's own file, which all who use it
     /// share and which needs no right to write.
-    pub(super) fn take(module: &Path, wanted: bool) -> Self {
-        let file = if wanted { Self::wait(module) } else { None };
+    pub(super) fn take(module: &Path, wanted: bool, patience: Duration) -> Self {
+        let file = if wanted { Self::wait(module, patience) } else { None };
         Self { missed: wanted && file.is_none(), _file: file }
     }
 
-    fn wait(module: &Path) -> Option<Flock<File>> {
+    fn wait(module: &Path, patience: Duration) -> Option<Flock<File>> {
         let mut file = File::open(module).ok()?;
         let began = Instant::now();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Some(lock),
-                Err(_) if began.elapsed() > PATIENCE => return None,
+                Err(_) if began.elapsed() > patience => return None,
                 Err((back, _)) => file = back,
             }
             thread::sleep(Duration::from_millis(5));

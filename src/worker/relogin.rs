@@ -2,38 +2,46 @@
 //! A new session in place of one that the token dropped, and a new login where that
 //! went with it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
 
 use super::errors;
+use super::keys::Handles;
 use super::login;
 use super::login_lock::LoginLock;
-use crate::config::{Login, Stamp};
+use crate::config::Login;
 use crate::token::protocol::{Class, Failure, Setup};
+
+/// A job waits meanwhile, and the worker would be taken for a hung one.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Lets one thread of this worker at a time see to the login.
 pub(super) struct Relogin {
-    /// What the PIN's file looked like when this worker logged in.
-    stamp: Option<Stamp>,
+    /// Another worker is started in this one's place: the PIN is its affair now.
+    succeeded: Arc<AtomicBool>,
     /// Why nobody may try again.
     refused: Mutex<Option<Failure>>,
 }
 
 impl Relogin {
-    /// Remembers the PIN's file as it is now, just before the worker's first login.
-    pub(super) fn new(setup: &Setup) -> Self {
-        Self { stamp: setup.pin.stamp(), refused: Mutex::new(None) }
+    /// Nothing has been refused yet. `succeeded` may turn true at any time.
+    pub(super) const fn new(succeeded: Arc<AtomicBool>) -> Self {
+        Self { succeeded, refused: Mutex::new(None) }
     }
 
-    /// Opens a session, and logs in if the token has forgotten that we were.
+    /// Opens a session, and logs in if the token has forgotten that we were. Then the
+    /// handles of the KEKs are forgotten too.
     pub(super) fn reopen(
         &self,
         setup: &Setup,
         pkcs11: &Pkcs11,
         slot: Slot,
+        handles: &Handles,
     ) -> Result<Session, Failure> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = |error| errors::from_cryptoki(&error, "reopening a session", &setup.profile);
@@ -43,15 +51,17 @@ impl Relogin {
         }
         // A PIN gets one attempt. With workers beside us, or another PIN in its file, only
         // the front knows whether it has been tried: it starts a new worker then.
-        if setup.profile.workers > 1 || setup.pin.stamp() != self.stamp {
+        if setup.profile.workers > 1 || self.succeeded.load(Ordering::Relaxed) {
             return Err(login_lost());
         }
         if let Some(failure) = &*refused {
             return Err(failure.clone());
         }
         let token = pkcs11.get_token_info(slot).map_err(lost)?;
-        let _lock = LoginLock::take(&setup.module, setup.profile.login_lock);
-        let done = login::guard_pin(&token).and_then(|_| login::authenticate(setup, &session));
+        handles.forget();
+        let _lock = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
+        let done =
+            login::guard_pin(&token, false).and_then(|_| login::authenticate(setup, &session));
         if let Err(failure) = &done
             && failure.class.latches()
         {

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
+use cryptoki_sys as sys;
 use serde::Serialize;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::errors::{self, Verdict};
-use super::ffi::{Module, Object};
+use super::ffi::{CallError, Module, Object};
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
@@ -32,6 +33,9 @@ const GATHER: usize = 16;
 /// An answer waits no longer than that for others: a slow token's callers must not
 /// wait for each other, and the front must not take a slow worker for a hung one.
 const LONGEST_GATHER: Duration = Duration::from_millis(5);
+
+/// How long a new key waits for its turn where logins and keys take turns.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Length and outcome before each answer, in bytes.
 const ANSWER_HEAD: usize = 5;
@@ -127,7 +131,7 @@ impl SessionThread {
         match self.judge(&error) {
             Verdict::StaleHandle => kek = self.find_again(&job.kek)?,
             Verdict::Plain(Class::SessionLost) => {
-                self.reopen()?;
+                self.reopen(is_session_gone(&error))?;
                 kek = self.find_again(&job.kek)?;
             }
             // SoftHSM answers a damaged blob with CKR_GENERAL_ERROR, which on other tokens means
@@ -156,10 +160,15 @@ impl SessionThread {
         self.shared.handles.get(kek).ok_or_else(unknown_kek)
     }
 
-    fn reopen(&mut self) -> Result<(), Failure> {
-        let Shared { setup, pkcs11, slot, login, .. } = &*self.shared;
-        // The old one is closed where it still exists.
-        self.session = login.reopen(setup, pkcs11, *slot)?;
+    /// `gone`: the old session no longer exists.
+    fn reopen(&mut self, gone: bool) -> Result<(), Failure> {
+        let Shared { setup, pkcs11, slot, handles, login, .. } = &*self.shared;
+        let new = login.reopen(setup, pkcs11, *slot, handles)?;
+        let old = std::mem::replace(&mut self.session, new);
+        if gone {
+            // Its number may be another's by now: closing it would close that one.
+            std::mem::forget(old);
+        }
         Ok(())
     }
 
@@ -183,7 +192,7 @@ impl SessionThread {
     fn find(&mut self) -> Result<Vec<FoundKey>, Failure> {
         match self.search() {
             Err(failure) if failure.class == Class::SessionLost => {
-                self.reopen()?;
+                self.reopen(failure != relogin::login_lost())?;
                 self.search()
             }
             found => found,
@@ -205,7 +214,7 @@ impl SessionThread {
         let label = std::str::from_utf8(label)
             .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
         let Shared { pkcs11, slot, setup, .. } = &*self.shared;
-        let _turn = LoginLock::take(&setup.module, setup.profile.login_lock);
+        let _turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
         keys::generate(&self.tools(), pkcs11, *slot, &setup.label, label)
     }
 
@@ -217,6 +226,16 @@ impl SessionThread {
             profile: &self.shared.setup.profile,
         }
     }
+}
+
+fn is_session_gone(error: &WrapError) -> bool {
+    matches!(
+        error,
+        WrapError::Call(CallError {
+            code: sys::CKR_SESSION_HANDLE_INVALID | sys::CKR_SESSION_CLOSED,
+            ..
+        })
+    )
 }
 
 /// A wrap has no blob that could be bad: then the token does not like the seed.

@@ -1,6 +1,6 @@
 //! The table, for people: `softhsm-test/chaos`.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
@@ -13,6 +13,9 @@ use crate::{KILLS, client, random, run_row, table};
 
 /// Random kills in the long form.
 const LONG: usize = 200;
+
+/// What the random kills are called among the rows.
+const RANDOM: &str = "random-kills";
 
 #[derive(Default)]
 struct Options {
@@ -36,23 +39,30 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         println!("chaos: KMS_CLIENT is not set: run softhsm-test/chaos, which builds that program");
         return ExitCode::from(3);
     }
+    // Before the run: it takes long, and its result must have a place. What is there stays till then.
+    if let Some(path) = &options.json
+        && let Err(error) = OpenOptions::new().create(true).append(true).open(path)
+    {
+        println!("chaos: --json {path}: {error}");
+        return ExitCode::from(2);
+    }
     let began = Instant::now();
     let wanted = |name: &str| options.rows.is_empty() || options.rows.iter().any(|row| row == name);
-    print(["fault", "moment", "callers saw", "well after", "longest gap", "Status", ""]);
+    print(["row", "fault", "moment", "callers saw", "well after", "longest gap", "Status", ""]);
     let mut outcomes: Vec<Outcome> = Vec::new();
     for row in table::rows().filter(|row| wanted(row.name)) {
         outcomes.push(told(guarded(row.name, row.fault, row.moment, move || run_row(row))));
     }
     let kills = options.kills.unwrap_or(if options.long { LONG } else { KILLS });
-    if options.long || options.kills.is_some() || wanted("random-kills") {
+    if options.long || options.kills.is_some() || wanted(RANDOM) {
         let seed = options.seed;
         let kill = move || random::run(kills, seed, tell_kills);
-        outcomes.push(told(guarded("random-kills", "random SIGKILLs", "at any time", kill)));
+        outcomes.push(told(guarded(RANDOM, "random SIGKILLs", "at any time", kill)));
     }
     if let Some(path) = &options.json
         && let Err(error) = fs::write(path, to_json(&outcomes))
     {
-        println!("chaos: {path}: {error}");
+        println!("chaos: --json {path}: {error}");
         return ExitCode::from(2);
     }
     let failed = outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).count();
@@ -78,16 +88,23 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
                 let text = value()?;
                 options.seed = Some(text.parse().map_err(|_| number(text))?);
             }
-            name if name == "random-kills" || table::rows().any(|row| row.name == name) => {
-                options.rows.push(name.to_owned());
+            name if names().any(|known| known == name) => options.rows.push(name.to_owned()),
+            option if option.starts_with('-') => {
+                return Err(format!(
+                    "there is no {option}; softhsm-test/chaos --help shows what is"
+                ));
             }
             other => {
-                let names: Vec<&str> = table::rows().map(|row: &Row| row.name).collect();
+                let names: Vec<&str> = names().collect();
                 return Err(format!("no row is called {other:?}; there are {}", names.join(", ")));
             }
         }
     }
     Ok(options)
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    table::rows().map(|row: &Row| row.name).chain([RANDOM])
 }
 
 /// A row that panics has failed, and the others go on.
@@ -114,6 +131,7 @@ fn told(outcome: Outcome) -> Outcome {
     let saw: Vec<String> =
         outcome.failed.iter().map(|(code, count)| format!("{code} ({count})")).collect();
     print([
+        &outcome.name,
         &outcome.fault,
         &outcome.moment,
         &if saw.is_empty() { "nothing".to_owned() } else { saw.join(", ") },
@@ -128,10 +146,10 @@ fn told(outcome: Outcome) -> Outcome {
     outcome
 }
 
-fn print(columns: [&str; 7]) {
-    let [fault, moment, saw, well, gap, status, result] = columns;
+fn print(columns: [&str; 8]) {
+    let [name, fault, moment, saw, well, gap, status, result] = columns;
     println!(
-        "{fault:<58} | {moment:<36} | {saw:<42} | {well:>10} | {gap:>11} | {status:>7} | {result}"
+        "{name:<34} | {fault:<58} | {moment:<36} | {saw:<42} | {well:>10} | {gap:>11} | {status:>7} | {result}"
     );
 }
 

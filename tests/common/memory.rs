@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 /// by both of its halves, so that a part of it is found too.
 const PIECE: usize = 16;
 
+const PAGE: u64 = 4096;
+
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -57,10 +59,11 @@ impl Search {
         let mut at = start;
         while at < end {
             let wanted = usize::try_from(end - at).unwrap().min(buffer.len());
-            // A mapping may go away between our looks; then nothing is in it.
-            let Ok(len) = memory.read_at(&mut buffer[..wanted], at) else { return };
+            // A page may not be there, or no longer.
+            let len = memory.read_at(&mut buffer[..wanted], at).unwrap_or(0);
             if len == 0 {
-                return;
+                at += PAGE;
+                continue;
             }
             found.bytes += len;
             for window in buffer[..len].windows(PIECE) {
