@@ -58,6 +58,22 @@ async fn on_its_final_try_and_once_locked_nobody_logs_in() {
     }
 }
 
+/// A token may make whoever gave a wrong PIN wait. Nobody saw the answer, but the counter did.
+#[tokio::test]
+async fn after_a_login_that_did_not_come_back_the_counter_decides() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    faults.set("C_Login hang times=1\ntoken pin-flags=count-low").unwrap();
+    let daemon = Daemon::spawn(&token, &["token.start-timeout=1s"]);
+    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
+    sleep(A_WHILE).await;
+    assert_eq!(faults.count("C_Login"), 1);
+    faults.clear().unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.well().await;
+    daemon.stop().await;
+}
+
 /// The login is lost, not the PIN: the worker logs in again, and no caller notices.
 #[tokio::test]
 async fn a_worker_that_was_logged_out_logs_in_again_by_itself() {

@@ -234,7 +234,7 @@ impl Supervisor {
         if failure.class == Class::Hung && setup.profile.workers == 1 {
             *self.doubt() = Some((setup.clone(), stamp));
         }
-        for failure in broken.abandon().await.into_iter().chain([failure]) {
+        for failure in broken.abandon(&self.pool).await.into_iter().chain([failure]) {
             self.latch_on(&failure, stamp, setup.clone());
         }
     }
@@ -343,18 +343,22 @@ impl Running {
 
     /// Ends it at once. Its lanes give their jobs back to the pool, and tell what they
     /// had to tell.
-    async fn abandon(mut self) -> Vec<Failure> {
+    async fn abandon(mut self, pool: &Pool) -> Vec<Failure> {
         self.process.kill();
         let mut told = Vec::new();
-        // A process that cannot die keeps its sockets open.
-        let _ = timeout(LAST_WORDS, async {
+        let all_ended = timeout(LAST_WORDS, async {
             while let Some(end) = self.lanes.join_next().await {
                 if let Ok(LaneEnd::Broken(failure)) = end {
                     told.push(failure);
                 }
             }
-        })
-        .await;
+        });
+        if all_ended.await.is_err() {
+            // A process that cannot die keeps its sockets open. Its lanes end with `self`.
+            for id in &self.ids {
+                pool.end_lane(*id);
+            }
+        }
         told
     }
 }
