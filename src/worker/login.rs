@@ -35,12 +35,12 @@ pub(super) struct LoggedIn {
     pub(super) pkcs11: Pkcs11,
 }
 
-/// Does all that must be done once per worker. Logs in at most once; `succeeded` turns
+/// Does all that must be done once per worker. Logs in at most once; `has_successor` turns
 /// true when another worker is started in this one's place.
 pub(super) fn log_in(
     setup: &Setup,
     sessions: usize,
-    succeeded: Arc<AtomicBool>,
+    has_successor: Arc<AtomicBool>,
 ) -> Result<LoggedIn, Failure> {
     let module = load(setup)?;
     let turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
@@ -80,7 +80,7 @@ pub(super) fn log_in(
         methods,
         setup: setup.clone(),
         handles,
-        login: Relogin::new(succeeded),
+        login: Relogin::new(has_successor),
     });
     let threads = open_sessions
         .into_iter()

@@ -47,17 +47,17 @@ pub fn run() -> io::Result<()> {
         return Err(io::Error::other("no session socket was passed"));
     }
     let logged_in = Arc::new(AtomicBool::new(false));
-    let succeeded = Arc::new(AtomicBool::new(false));
-    let watch = (logged_in.clone(), succeeded.clone());
+    let has_successor = Arc::new(AtomicBool::new(false));
+    let watch = (logged_in.clone(), has_successor.clone());
     die_with(control.watcher()?, watch, setup.profile.start_timeout)?;
-    let LoggedIn { report, threads, pkcs11 } = match login::log_in(&setup, sockets.len(), succeeded)
-    {
-        Ok(logged_in) => logged_in,
-        Err(failure) => {
-            control.greet(&Greeting::Failed(failure))?;
-            return leave();
-        }
-    };
+    let LoggedIn { report, threads, pkcs11 } =
+        match login::log_in(&setup, sockets.len(), has_successor) {
+            Ok(logged_in) => logged_in,
+            Err(failure) => {
+                control.greet(&Greeting::Failed(failure))?;
+                return leave();
+            }
+        };
     let mut running = Vec::new();
     for (thread, socket) in threads.into_iter().zip(sockets) {
         let named = thread::Builder::new().name("session".to_owned());
@@ -93,11 +93,11 @@ fn hold_signals() -> io::Result<()> {
 /// the middle of that leaves no token.
 fn die_with(
     mut front: Watcher,
-    (logged_in, succeeded): (Arc<AtomicBool>, Arc<AtomicBool>),
+    (logged_in, has_successor): (Arc<AtomicBool>, Arc<AtomicBool>),
     start_timeout: Duration,
 ) -> io::Result<()> {
     thread::Builder::new().name("front-watch".to_owned()).spawn(move || {
-        front.wait_for_end(|| succeeded.store(true, Ordering::Relaxed));
+        front.wait_for_end(|| has_successor.store(true, Ordering::Relaxed));
         let began = Instant::now();
         while !logged_in.load(Ordering::Relaxed) && began.elapsed() < start_timeout {
             thread::sleep(Duration::from_millis(10));

@@ -23,15 +23,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Lets one thread of this worker at a time see to the login.
 pub(super) struct Relogin {
     /// Another worker is started in this one's place: the PIN is its affair now.
-    succeeded: Arc<AtomicBool>,
+    has_successor: Arc<AtomicBool>,
     /// Why nobody may try again.
     refused: Mutex<Option<Failure>>,
 }
 
 impl Relogin {
-    /// Nothing has been refused yet. `succeeded` may turn true at any time.
-    pub(super) const fn new(succeeded: Arc<AtomicBool>) -> Self {
-        Self { succeeded, refused: Mutex::new(None) }
+    /// Nothing has been refused yet. `has_successor` may turn true at any time.
+    pub(super) const fn new(has_successor: Arc<AtomicBool>) -> Self {
+        Self { has_successor, refused: Mutex::new(None) }
     }
 
     /// Opens a session, and logs in if the token has forgotten that we were. Then the
@@ -49,9 +49,9 @@ impl Relogin {
         if is_logged_in(setup, &session)? {
             return Ok(session);
         }
-        // A PIN gets one attempt. With workers beside us, or another PIN in its file, only
-        // the front knows whether it has been tried: it starts a new worker then.
-        if setup.profile.workers > 1 || self.succeeded.load(Ordering::Relaxed) {
+        // A PIN gets one attempt. With workers beside us, or one in our place, only the
+        // front knows whether it has been tried: it starts a new worker then.
+        if setup.profile.workers > 1 || self.has_successor.load(Ordering::Relaxed) {
             return Err(login_lost());
         }
         if let Some(failure) = &*refused {
