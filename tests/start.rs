@@ -13,19 +13,26 @@ use common::{eventually, seed};
 use nix::sys::signal::Signal;
 use tonic::Code;
 
-#[tokio::test]
-async fn a_token_that_is_slow_to_start() {
+/// Starts with such a token: Status says these words, calls are refused, and all is well
+/// once the token behaves.
+async fn refuses_and_gets_well(fault: &str, set: &[&str], words: &str) {
     let token = Token::with_kek();
     let faults = token.misbehaving();
-    faults.set("C_Initialize hang").unwrap();
-    let daemon = Daemon::spawn(&token, &["server.request-timeout=500ms"]);
-    daemon.unwell("the token is being started").await;
+    faults.set(fault).unwrap();
+    let daemon = Daemon::spawn(&token, set);
+    daemon.unwell(words).await;
     let refusal = daemon.client().await.encrypt(&seed(1, 32)).await.unwrap_err();
     assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
     faults.clear().unwrap();
     daemon.well().await;
     daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_slow_to_start() {
+    let set = ["server.request-timeout=500ms"];
+    refuses_and_gets_well("C_Initialize hang", &set, "the token is being started").await;
 }
 
 /// It is given up after `start-timeout`, and the next attempt works.
@@ -44,17 +51,8 @@ async fn a_token_that_hangs_in_its_login() {
 
 #[tokio::test]
 async fn a_token_that_is_not_there_yet() {
-    let token = Token::with_kek();
-    let faults = token.misbehaving();
-    faults.set("token lost return=CKR_TOKEN_NOT_PRESENT").unwrap();
-    let daemon = Daemon::spawn(&token, &[]);
-    daemon.unwell("no initialised token").await;
-    let refusal = daemon.client().await.encrypt(&seed(1, 32)).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
-    faults.clear().unwrap();
-    daemon.well().await;
-    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
-    daemon.stop().await;
+    let lost = "token lost return=CKR_TOKEN_NOT_PRESENT";
+    refuses_and_gets_well(lost, &[], "no initialised token").await;
 }
 
 /// systemd's watchdog is for a front that is stuck, not for a token that hangs.

@@ -3,71 +3,18 @@
 //!
 //! Ignored without that client, which `softhsm-test/run` builds: `KMS_CLIENT`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "the helpers are part of the tests"
-)]
+#![allow(clippy::unwrap_used, reason = "the helpers are part of the tests")]
 
 mod common;
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Lines};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::daemon::Daemon;
 use common::token::Token;
-use serde_json::Value;
-
-/// Callers that go on until they are told to end.
-struct Watch {
-    child: Child,
-    events: Lines<BufReader<ChildStdout>>,
-}
-
-impl Watch {
-    fn start(endpoint: &str) -> Self {
-        let client = std::env::var_os("KMS_CLIENT").expect("softhsm-test/run sets KMS_CLIENT");
-        let mut child = Command::new(client)
-            .args(["watch", "--endpoint", endpoint])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let events = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, events }
-    }
-
-    /// Waits for an event that is wanted.
-    fn next(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let line = self.events.next().expect("the client has ended").unwrap();
-            let event: Value = serde_json::from_str(&line).unwrap();
-            if wanted(&event) {
-                return event;
-            }
-        }
-    }
-
-    /// Waits for so many more good calls.
-    fn go_on_for(&mut self, count: u64) {
-        let good = |event: &Value| event["good"].as_u64().filter(|_| event["event"] == "beat");
-        let now = good(&self.next(|event| good(event).is_some())).unwrap();
-        self.next(|event| good(event).is_some_and(|good| good >= now + count));
-    }
-
-    /// Ends it; gives what it saw.
-    fn end(mut self) -> Value {
-        drop(self.child.stdin.take());
-        let summary = self.next(|event| event["event"] == "summary");
-        self.child.wait().unwrap();
-        summary
-    }
-}
+use common::watch::Watch;
 
 /// The daemon as the service manager starts it.
 fn start(token: &Token, listener: &UnixListener) -> Daemon {
@@ -91,16 +38,15 @@ async fn a_restart_with_socket_activation_refuses_nobody() {
     let listener = UnixListener::bind(&socket).unwrap();
     let mut daemon = start(&token, &listener);
     daemon.well().await;
-    let mut watch = Watch::start(&token.endpoint());
-    watch.next(|event| event["event"] == "ready");
+    let mut watch = Watch::start(&token.endpoint(), 8).await;
     for _ in 0..3 {
-        watch.go_on_for(200);
+        watch.go_on_for(200).await;
         daemon.stop().await;
         daemon = start(&token, &listener);
     }
-    watch.go_on_for(200);
-    let summary = watch.end();
-    assert_eq!(summary["failed"], serde_json::json!({}), "{summary}");
-    assert_eq!((&summary["wrong"], &summary["status_failed"]), (&0.into(), &0.into()), "{summary}");
+    watch.go_on_for(200).await;
+    let summary = watch.finish();
+    assert!(summary.failed.is_empty(), "{summary:?}; {:?}", watch.said());
+    assert_eq!((summary.wrong, summary.status_failed), (0, 0), "{summary:?}");
     daemon.stop().await;
 }

@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::Watch;
 use crate::common::daemon::Daemon;
 use crate::common::process::{Process, pid_of};
 use crate::common::token::Token;
+use crate::common::watch::Watch;
 use crate::common::{eventually, wait_until};
 use crate::flood::Flood;
 use crate::row::Act;

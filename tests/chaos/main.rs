@@ -21,7 +21,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod client;
 mod faults;
 mod flood;
 mod print;
@@ -62,7 +61,7 @@ fn trial(name: &str, run: impl Fn() -> Outcome + Send + 'static) -> Trial {
         println!("{outcome}");
         if outcome.problems.is_empty() { Ok(()) } else { Err(Failed::without_message()) }
     };
-    Trial::test(name, test).with_ignored_flag(client::program().is_none())
+    Trial::test(name, test).with_ignored_flag(common::watch::program().is_none())
 }
 
 fn run_row(row: &'static Row) -> Outcome {

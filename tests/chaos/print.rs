@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::common::watch;
 use crate::row::Row;
 use crate::run::Outcome;
-use crate::{KILLS, client, random, run_row, table};
+use crate::{KILLS, random, run_row, table};
 
 /// Random kills in the long form.
 const LONG: usize = 200;
@@ -35,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if client::program().is_none() {
+    if watch::program().is_none() {
         println!("chaos: KMS_CLIENT is not set: run softhsm-test/chaos, which builds that program");
         return ExitCode::from(3);
     }

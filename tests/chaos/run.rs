@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::client::{Beat, Summary, Watch};
 use crate::common::client::request_for;
 use crate::common::daemon::Daemon;
 use crate::common::process::{descriptors, zombies};
+use crate::common::watch::{Beat, Summary, Watch};
 use crate::common::{PATIENCE, eventually, seed};
 use crate::faults::Scene;
 use crate::row::{Act, Front, Load, Row, Status, Workers};

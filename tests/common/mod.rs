@@ -20,6 +20,7 @@ pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod token;
+pub(crate) mod watch;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::common::{eventually, wait_until};
+use super::{eventually, wait_until};
 
 /// Where the program is.
 pub(crate) fn program() -> Option<String> {
