@@ -3,7 +3,7 @@
 //! went with it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
@@ -25,13 +25,13 @@ pub(super) struct Relogin {
     /// Another worker is started in this one's place: the PIN is its affair now.
     has_successor: Arc<AtomicBool>,
     /// Why nobody may try again.
-    refused: Mutex<Option<Failure>>,
+    refused: RwLock<Option<Failure>>,
 }
 
 impl Relogin {
     /// Nothing has been refused yet. `has_successor` may turn true at any time.
     pub(super) const fn new(has_successor: Arc<AtomicBool>) -> Self {
-        Self { has_successor, refused: Mutex::new(None) }
+        Self { has_successor, refused: RwLock::new(None) }
     }
 
     /// Opens a session, and logs in if the token has forgotten that we were. Then the
@@ -43,7 +43,7 @@ impl Relogin {
         slot: Slot,
         handles: &Handles,
     ) -> Result<Session, Failure> {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);
         let lost = |error| errors::from_cryptoki(&error, "reopening a session", &setup.profile);
         let session = login::open(setup, pkcs11, slot)?;
         if is_logged_in(setup, &session)? {
@@ -69,10 +69,24 @@ impl Relogin {
         }
         done.map(|()| session)
     }
+
+    /// Runs a search. Who is not logged in is shown no private key, and the token calls that
+    /// a success: so it counts only if the login held until its end.
+    pub(super) fn searched<T>(
+        &self,
+        setup: &Setup,
+        session: &Session,
+        search: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // Nobody logs in meanwhile: a login at the end was there from the beginning.
+        let _no_login = self.refused.read().unwrap_or_else(PoisonError::into_inner);
+        let found = search()?;
+        if is_logged_in(setup, session)? { Ok(found) } else { Err(login_lost()) }
+    }
 }
 
 /// Does the token count this session as the user's? Where no login is wanted, always.
-pub(super) fn is_logged_in(setup: &Setup, session: &Session) -> Result<bool, Failure> {
+fn is_logged_in(setup: &Setup, session: &Session) -> Result<bool, Failure> {
     if setup.profile.login == Login::None {
         return Ok(true);
     }

@@ -200,14 +200,10 @@ impl SessionThread {
     }
 
     fn search(&self) -> Result<Vec<FoundKey>, Failure> {
-        let Shared { setup, handles, .. } = &*self.shared;
-        let found = keys::find(&self.tools(), &self.session, &setup.label, handles)?;
-        // Who is not logged in is shown no private key, and that counts as a success.
-        if relogin::is_logged_in(setup, &self.session)? {
-            Ok(found)
-        } else {
-            Err(relogin::login_lost())
-        }
+        let Shared { setup, handles, login, .. } = &*self.shared;
+        login.searched(setup, &self.session, || {
+            keys::find(&self.tools(), &self.session, &setup.label, handles)
+        })
     }
 
     fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {

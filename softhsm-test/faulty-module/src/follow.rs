@@ -12,7 +12,7 @@ use crate::state::{Generation, Identity, State};
 
 /// Rules with the version of the file that they come from.
 pub(crate) struct Loaded {
-    seen: Identity,
+    pub(crate) seen: Identity,
     pub(crate) generation: Generation,
     pub(crate) rules: Arc<Rules>,
 }

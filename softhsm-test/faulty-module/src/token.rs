@@ -43,6 +43,10 @@ struct Ledger {
 impl Ledger {
     /// Takes in what the rules say now.
     fn notice(&mut self, loaded: &Loaded) {
+        if loaded.generation < self.obeyed {
+            // A call that was held up since: another one has seen newer rules.
+            return;
+        }
         let rules = &loaded.rules.token;
         match rules.lost {
             Some(lost) => {
@@ -250,4 +254,33 @@ pub(crate) fn pin_flags(rules: &TokenRules, state: &State) -> CK_FLAGS {
         }
     });
     rules.pin_flags | counted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::rules::Rules;
+    use crate::state::Identity;
+
+    #[test]
+    fn a_call_that_was_held_up_brings_no_old_rules_back() {
+        let loaded = |generation, text: &str| Loaded {
+            seen: Identity::ABSENT,
+            generation,
+            rules: Arc::new(text.parse::<Rules>().unwrap()),
+        };
+        let [old, new] = [loaded(1, "token lost"), loaded(2, "token sessions-dropped")];
+        let mut ledger = Ledger::default();
+        let mut closed_by = |loaded: &Loaded| {
+            ledger.open.insert(7, 0);
+            ledger.notice(loaded);
+            assert!(ledger.lost.is_none() || loaded.generation == 1);
+            ledger.open.is_empty()
+        };
+        assert!(closed_by(&old) && closed_by(&new));
+        assert!(!closed_by(&old), "the rules of generation 2 are in force");
+        assert!(!closed_by(&new), "a one-time line is obeyed once");
+    }
 }
