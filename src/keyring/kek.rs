@@ -85,6 +85,8 @@ pub struct Kek {
     pub key_id: KeyId,
     /// Its `CKA_ID` in hex, by which other tools find it.
     pub id: String,
+    /// The day it was made, if the token tells: `2030-12-31`.
+    pub start_date: Option<String>,
     /// What may be done with it.
     pub attributes: Attributes,
     /// What is weak about it, if the config allows weak KEKs.
@@ -128,7 +130,7 @@ impl Policy {
     /// # Errors
     /// [`Refused`] with every attribute that is wrong.
     pub fn judge(self, key: FoundKey) -> Result<Kek, Refused> {
-        let FoundKey { label, generation, id, attributes, fingerprint } = key;
+        let FoundKey { label, generation, id, start_date, attributes, fingerprint } = key;
         let id = hex(&id);
         let weaknesses = weaknesses(&attributes);
         let mut reasons = self.hindrances(&attributes);
@@ -138,7 +140,16 @@ impl Policy {
         match fingerprint {
             Ok(fingerprint) if reasons.is_empty() => {
                 let key_id = KeyId::new(generation, 0, &fingerprint);
-                Ok(Kek { generation, label, fingerprint, key_id, id, attributes, weaknesses })
+                Ok(Kek {
+                    generation,
+                    label,
+                    fingerprint,
+                    key_id,
+                    id,
+                    start_date,
+                    attributes,
+                    weaknesses,
+                })
             }
             Ok(_) => Err(Refused { label, generation, reasons }),
             Err(failure) => {
@@ -210,6 +221,7 @@ pub(super) mod tests {
             label: generation.label("k8s-kek"),
             generation,
             id: vec![fill; 16],
+            start_date: None,
             attributes: Attributes {
                 value_len: Some(32),
                 token: Some(true),

@@ -220,7 +220,7 @@ impl Keyring {
         let allow_weak = self.allow_weak.load(Ordering::Relaxed);
         let policy = Policy { method: report.kw, allow_weak };
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(ring.seen(found, policy));
+        let next = Arc::new(ring.seen(found.keys, policy));
         if ring.active().is_some() && next.active().is_none() {
             // Deleted, or out of the module's sight? A new worker knows.
             self.token.renew();

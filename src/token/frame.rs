@@ -33,7 +33,7 @@ pub enum Operation {
     Wrap(Algorithm),
     /// Unwrap the payload.
     Unwrap(Algorithm),
-    /// List the keys of the keyring: JSON of `Vec<FoundKey>`.
+    /// List the keys of the keyring: JSON of a `Found`.
     Find,
     /// Make the key whose label is the payload: JSON of the `FoundKey`.
     Generate,

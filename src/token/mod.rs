@@ -28,7 +28,7 @@ use self::job::{Answer, Askers, Job, Receiver};
 use self::merge::{Joined, Merger};
 pub use self::pool::Availability;
 use self::pool::Pool;
-use self::protocol::{Class, Failure, Fingerprint, FoundKey, Report, Setup};
+use self::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Report, Setup};
 use self::supervisor::Supervisor;
 use crate::algorithm::Algorithm;
 use crate::secret::Seed;
@@ -146,11 +146,11 @@ impl Client {
         }
     }
 
-    /// Lists the keys of the keyring's label, good and bad.
+    /// Lists the keys of the keyring's label, good and bad, and what is noted beside them.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn find(&self, time: Duration) -> Result<Vec<FoundKey>, Error> {
+    pub async fn find(&self, time: Duration) -> Result<Found, Error> {
         parse(&self.run(Operation::Find, &Fingerprint::NONE, &[], time).await?)
     }
 

@@ -235,6 +235,20 @@ impl<'de> Deserialize<'de> for Fingerprint {
     }
 }
 
+/// What one search of the token shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The keys of the keyring's label.
+    pub keys: Vec<FoundKey>,
+    /// What was noted beside them. Nothing on a token that stores no data objects.
+    pub notes: Vec<Note>,
+}
+
+/// A text that a keyring keeps on the token as a data object (PKCS#11 3.1 section 4.5).
+/// Nodes may write at the same time, so that there can be several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note(pub String);
+
 /// A key of the keyring's label, as it lies on the token, good or bad.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoundKey {
@@ -244,6 +258,8 @@ pub struct FoundKey {
     pub generation: Generation,
     /// Its `CKA_ID`.
     pub id: Vec<u8>,
+    /// `CKA_START_DATE`, the day it was made: `2030-12-31`.
+    pub start_date: Option<String>,
     /// What may be done with it.
     pub attributes: Attributes,
     /// Its fingerprint, or why the token would not make one.

@@ -169,7 +169,7 @@ fn read(
     } else {
         Err(Failure::new(Class::Refused, "its attributes do not let it wrap"))
     };
-    Ok(Some(FoundKey { label, generation, id, attributes, fingerprint }))
+    Ok(Some(FoundKey { label, generation, id, start_date: None, attributes, fingerprint }))
 }
 
 /// A key that says itself that it cannot is not tried: nobody knows what code a token

@@ -23,7 +23,7 @@ use super::relogin::{self, Relogin};
 use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use crate::algorithm::Algorithm;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
-use crate::token::protocol::{Class, Failure, Fingerprint, FoundKey, Setup};
+use crate::token::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Setup};
 
 /// Answers that are written together when so many jobs lie ready. Each write wakes
 /// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
@@ -189,7 +189,7 @@ impl SessionThread {
         self.find_again(kek)
     }
 
-    fn find(&mut self) -> Result<Vec<FoundKey>, Failure> {
+    fn find(&mut self) -> Result<Found, Failure> {
         match self.search() {
             Err(failure) if failure.class == Class::SessionLost => {
                 self.reopen(failure != relogin::login_lost())?;
@@ -199,10 +199,11 @@ impl SessionThread {
         }
     }
 
-    fn search(&self) -> Result<Vec<FoundKey>, Failure> {
+    fn search(&self) -> Result<Found, Failure> {
         let Shared { setup, handles, login, .. } = &*self.shared;
         login.searched(setup, &self.session, || {
-            keys::find(&self.tools(), &self.session, &setup.label, handles)
+            let keys = keys::find(&self.tools(), &self.session, &setup.label, handles)?;
+            Ok(Found { keys, notes: Vec::new() })
         })
     }
 
