@@ -11,6 +11,8 @@ use common::client::request_for;
 use common::daemon::Daemon;
 use common::seed;
 use common::token::Token;
+use common::worker::Worker;
+use p11_kms::token::protocol::Class;
 use tonic::Code;
 
 const MODULE: &str = "/usr/lib/x86_64-linux-gnu/libsoftokn3.so";
@@ -84,4 +86,33 @@ fn the_tokens_kw_is_that_of_the_aes_kw_crate() {
         let set = format!("token.ecb-mechanism={mechanism}");
         assert_eq!(key_id(&["--set", "token.method=ecb", "--set", &set]), by_token, "{mechanism}");
     }
+}
+
+#[test]
+#[ignore = "needs NSS and its certutil: softhsm-test/run runs it where they are installed"]
+fn a_new_kek_has_the_date_of_today() {
+    let today = || humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    let token = nss();
+    let mut worker = Worker::start(&token, &[]);
+    let before = today();
+    let made = worker.generate("k8s-kek-0001").start_date.unwrap();
+    // It may be midnight.
+    assert!(before.starts_with(&made) || today().starts_with(&made), "{made}");
+    assert_eq!(worker.find().keys.first().unwrap().start_date, Some(made));
+    let mut worker = Worker::start(&token, &[("token.start-date", "false")]);
+    assert_eq!(worker.generate("k8s-kek-0002").start_date, None);
+}
+
+#[test]
+#[ignore = "needs NSS and its certutil: softhsm-test/run runs it where they are installed"]
+fn a_token_without_data_objects_is_used_without() {
+    let token = nss();
+    let mut worker = Worker::start(&token, &[("token.data-objects", "true")]);
+    let failure = worker.write("text", &[]).unwrap().unwrap_err();
+    assert_eq!(failure.class, Class::Refused);
+    assert!(failure.message.contains("CKR_ATTRIBUTE_VALUE_INVALID"), "{failure}");
+    let kek = worker.generate("k8s-kek-0001").fingerprint.unwrap();
+    assert_eq!((worker.find().keys.len(), worker.notes().len()), (1, 0));
+    worker.destroy(&kek, "k8s-kek-0001").unwrap();
+    assert!(worker.find().keys.is_empty());
 }

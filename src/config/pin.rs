@@ -23,6 +23,9 @@ const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// The longest PIN in bytes. The longest that a known token takes has 255.
 const LONGEST: usize = 256;
 
+/// What the file is called in errors.
+const PIN_FILE: &str = "PIN file";
+
 /// Where the PIN is. The daemon's front never reads it, only its workers do.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -54,8 +57,10 @@ pub enum PinError {
     )]
     NoCredentials(String),
     /// It cannot be opened or read.
-    #[error("PIN file {path}: {error}", path = .path.display())]
+    #[error("{what} {path}: {error}", path = .path.display())]
     Io {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -63,25 +68,29 @@ pub enum PinError {
     },
     /// The system does not let us read it.
     #[error(
-        "PIN file {path}: uid {us}, which p11-kms runs as, may not read it; run: chown {us} {path}, \
+        "{what} {path}: uid {us}, which p11-kms runs as, may not read it; run: chown {us} {path}, \
          and let it into the directories above",
         path = .path.display()
     )]
     Denied {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// The user that we run as.
         us: u32,
     },
     /// A directory, a pipe or a device.
-    #[error("PIN file {}: not a regular file", .0.display())]
-    NotAFile(PathBuf),
+    #[error("{0}: not a regular file")]
+    NotAFile(String),
     /// Others may read or change it, or its group may change it.
     #[error(
-        "PIN file {path} is open to others (mode {mode:04o}); run: chmod {remedy:04o} {path}",
+        "{what} {path} is open to others (mode {mode:04o}); run: chmod {remedy:04o} {path}",
         path = .path.display()
     )]
     Mode {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Its permission bits.
@@ -91,11 +100,13 @@ pub enum PinError {
     },
     /// It belongs to somebody who is neither root nor us.
     #[error(
-        "PIN file {path} belongs to uid {owner}, neither root nor uid {us} that p11-kms runs as; \
+        "{what} {path} belongs to uid {owner}, neither root nor uid {us} that p11-kms runs as; \
          run: chown {us} {path}",
         path = .path.display()
     )]
     Owner {
+        /// What the file is.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Its owner.
@@ -146,7 +157,8 @@ impl PinSource {
     /// See [`PinError`]; each says how to put it right.
     pub fn read(&self) -> Result<Pin, PinError> {
         let (path, mut file) = self.open()?;
-        let bytes = read_short(&mut file).map_err(|error| failed(&path, error))?;
+        let bytes =
+            read_short(&mut file, LONGEST + 2).map_err(|error| failed(PIN_FILE, &path, error))?;
         pin_in(&path, &bytes)
     }
 
@@ -160,14 +172,7 @@ impl PinSource {
 
     fn open(&self) -> Result<(PathBuf, File), PinError> {
         let path = self.path()?;
-        let opened = OpenOptions::new()
-            .read(true)
-            // A pipe under this name must not hang us.
-            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-            .open(&path)
-            .and_then(|file| Ok((file.metadata()?, file)));
-        let (found, file) = opened.map_err(|error| failed(&path, error))?;
-        check_access(&path, &found, geteuid().as_raw())?;
+        let file = open_secret(PIN_FILE, &path)?;
         Ok((path, file))
     }
 
@@ -184,37 +189,60 @@ impl PinSource {
     }
 }
 
-fn failed(path: &Path, error: io::Error) -> PinError {
+/// Opens a file with a secret in it, by the rules for the PIN's. `what` names it in errors.
+///
+/// # Errors
+/// See [`PinError`]; each says how to put it right.
+pub fn open_secret(what: &'static str, path: &Path) -> Result<File, PinError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        // A pipe under this name must not hang us.
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)
+        .and_then(|file| Ok((file.metadata()?, file)));
+    let (found, file) = opened.map_err(|error| failed(what, path, error))?;
+    check_access(what, path, &found, geteuid().as_raw())?;
+    Ok(file)
+}
+
+fn failed(what: &'static str, path: &Path, error: io::Error) -> PinError {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            PinError::Denied { path: path.into(), us: geteuid().as_raw() }
+            PinError::Denied { what, path: path.into(), us: geteuid().as_raw() }
         }
-        _ => PinError::Io { path: path.into(), error },
+        _ => PinError::Io { what, path: path.into(), error },
     }
 }
 
-fn check_access(path: &Path, found: &fs::Metadata, us: u32) -> Result<(), PinError> {
+fn check_access(
+    what: &'static str,
+    path: &Path,
+    found: &fs::Metadata,
+    us: u32,
+) -> Result<(), PinError> {
     if !found.is_file() {
-        return Err(PinError::NotAFile(path.into()));
+        return Err(PinError::NotAFile(format!("{what} {}", path.display())));
     }
     // Its group may read it: root:p11-kms 0640 is how a packager would do it, and
     // the remedy must not lock us out of that.
     if found.mode() & 0o027 != 0 {
         let mode = found.mode() & 0o7777;
         let remedy = if found.uid() == us { 0o600 } else { 0o640 };
-        return Err(PinError::Mode { path: path.into(), mode, remedy });
+        return Err(PinError::Mode { what, path: path.into(), mode, remedy });
     }
     if found.uid() != 0 && found.uid() != us {
-        return Err(PinError::Owner { path: path.into(), owner: found.uid(), us });
+        return Err(PinError::Owner { what, path: path.into(), owner: found.uid(), us });
     }
     Ok(())
 }
 
-/// Reads into one buffer that never grows: growing would leave a copy behind.
-/// There is room for the longest PIN, a newline, and one byte that tells that
-/// it is too long.
-fn read_short(file: &mut File) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut buffer = Zeroizing::new(vec![0; LONGEST + 3]);
+/// Reads into one buffer that never grows: growing would leave a copy behind. What has more
+/// than `longest` bytes comes back with one more, which tells that it is too long.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_short(file: &mut impl Read, longest: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut buffer = Zeroizing::new(vec![0; longest + 1]);
     let mut length = 0;
     while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
         match file.read(room) {
@@ -323,18 +351,18 @@ mod tests {
         };
         // A file of root is good for everybody; the tests may run as root.
         if fs::metadata(&path).unwrap().uid() == 0 {
-            assert!(check_access(&path, &fs::metadata(&path).unwrap(), 4711).is_ok());
+            assert!(check_access(PIN_FILE, &path, &fs::metadata(&path).unwrap(), 4711).is_ok());
             nix::unistd::chown(&path, Some(1.into()), None).unwrap();
         }
         let found = fs::metadata(&path).unwrap();
-        let error = check_access(&path, &found, 4711).unwrap_err().to_string();
+        let error = check_access(PIN_FILE, &path, &found, 4711).unwrap_err().to_string();
         assert!(error.contains(&format!("belongs to uid {}", found.uid())), "{error}");
         assert!(error.ends_with(&format!("run: chown 4711 {}", path.display())), "{error}");
-        assert!(check_access(&path, &found, found.uid()).is_ok());
+        assert!(check_access(PIN_FILE, &path, &found, found.uid()).is_ok());
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let found = fs::metadata(&path).unwrap();
-        let error = check_access(&path, &found, 4711).unwrap_err().to_string();
+        let error = check_access(PIN_FILE, &path, &found, 4711).unwrap_err().to_string();
         assert!(error.ends_with(&format!("run: chmod 0640 {}", path.display())), "{error}");
     }
 

@@ -68,6 +68,8 @@ pub(super) const PROFILE_KEYS: &[&str] = &[
     "os-locking",
     "finalize",
     "new-keys-need-initialize",
+    "data-objects",
+    "start-date",
     "replace-after-objects",
     "call-timeout",
     "start-timeout",
@@ -175,7 +177,7 @@ pub struct Profile {
     pub login: Login,
     /// A vendor's `CKU_` number instead of `CKU_USER`.
     pub login_user_type: Option<u64>,
-    /// Whether one process at a time may log in or make a key, over all on this
+    /// Whether one process at a time may log in or change the token, over all on this
     /// host that use the module.
     pub login_lock: bool,
     /// `pReserved` of `C_Initialize`, a C string to modules that want one.
@@ -186,6 +188,10 @@ pub struct Profile {
     pub finalize: bool,
     /// Whether keys that others made are seen only after `C_Initialize`.
     pub new_keys_need_initialize: bool,
+    /// Whether the token stores data objects (`CKO_DATA`) well enough for notes.
+    pub data_objects: bool,
+    /// Whether a new key is given `CKA_START_DATE`.
+    pub start_date: bool,
     /// How many session objects a worker may create before it is replaced; none
     /// where the module frees them.
     pub replace_after_objects: Option<u64>,
@@ -305,6 +311,8 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         os_locking: settings.read_or("os-locking", true, boolean),
         finalize: settings.read_or("finalize", true, boolean),
         new_keys_need_initialize: settings.read_or("new-keys-need-initialize", false, boolean),
+        data_objects: settings.read_or("data-objects", true, boolean),
+        start_date: settings.read_or("start-date", true, boolean),
         replace_after_objects: (replace_after > 0).then_some(replace_after),
         call_timeout: settings.read_or(
             "call-timeout",
@@ -399,6 +407,7 @@ mod tests {
         assert!(profile.seed_private && profile.os_locking && profile.finalize);
         assert!(!profile.read_write_sessions && !profile.new_keys_need_initialize);
         assert!(!profile.verified && !profile.verify_wraps);
+        assert!(profile.data_objects && profile.start_date);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Optional, Login::User));
         assert_eq!((profile.login_user_type, profile.init_args), (None, None));
         assert_eq!(profile.replace_after_objects, None);
@@ -415,6 +424,7 @@ mod tests {
         assert_eq!(profile.value_len, ValueLen::Forbid);
         assert_eq!(profile.replace_after_objects, Some(10_000));
         assert_eq!(profile.errors_ambiguous, [5]);
+        assert!(profile.data_objects && !profile.start_date);
     }
 
     #[test]
@@ -426,7 +436,8 @@ mod tests {
              value-len = 'require'\nlogin = 'none'\nlogin-user-type = 0x80000001\n\
              init-args = \"configdir='sql:/x'\"\n\
              os-locking = true\nfinalize = false\nnew-keys-need-initialize = false\n\
-             login-lock = true\nverify-wraps = true\n\
+             login-lock = true\nverify-wraps = true\ndata-objects = false\n\
+             start-date = false\n\
              replace-after-objects = 0\ncall-timeout = '1500ms'\nerrors-token-lost = [1]\n\
              errors-session-lost = [2]\nerrors-ambiguous = [3]\nerrors-bad-input = [4]\n\
              errors-pin = [5]",
@@ -439,6 +450,7 @@ mod tests {
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (16, 64, 64));
         assert!(profile.read_write_sessions && profile.login_lock && profile.verify_wraps);
         assert!(profile.os_locking && !profile.finalize);
+        assert!(!profile.data_objects && !profile.start_date);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));
         assert_eq!(profile.init_args.as_deref(), Some("configdir='sql:/x'"));

@@ -17,8 +17,14 @@ use zeroize::{Zeroize, Zeroizing};
 use super::protocol::{Failure, Fingerprint};
 use crate::algorithm::Algorithm;
 
-/// Longest job, in bytes after the length: the largest blob and its head.
-pub const MAX_JOB: usize = JOB_HEAD + Algorithm::MAX_WRAPPED;
+/// Longest job, in bytes after the length: a note, or a file with a KEK in it.
+pub const MAX_JOB: usize = 64 * 1024;
+
+/// Longest payload of a job, in bytes.
+pub const MAX_PAYLOAD: usize = MAX_JOB - JOB_HEAD;
+
+/// Longest frame of a wrap or unwrap, in bytes with its length: the largest blob.
+pub const MAX_SEED_FRAME: usize = LENGTH + JOB_HEAD + Algorithm::MAX_WRAPPED;
 
 /// Longest answer, in bytes after the length: a list of a few thousand KEKs.
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -37,16 +43,25 @@ pub enum Operation {
     Find,
     /// Make the key whose label is the payload: JSON of the `FoundKey`.
     Generate,
+    /// Keep a text on the token. The payload is JSON of a `NewNote`.
+    WriteNote,
+    /// Destroy the KEK of the job whose label is the payload.
+    Destroy,
+    /// Bring a key onto the token. The payload is that of an `Import`: JSON of the `FoundKey`.
+    Import,
 }
 
 impl Operation {
-    const ALL: [(u8, Self); 6] = [
+    const ALL: [(u8, Self); 9] = [
         (1, Self::Wrap(Algorithm::Kw)),
         (2, Self::Wrap(Algorithm::Kwp)),
         (3, Self::Unwrap(Algorithm::Kw)),
         (4, Self::Unwrap(Algorithm::Kwp)),
         (5, Self::Find),
         (6, Self::Generate),
+        (7, Self::WriteNote),
+        (8, Self::Destroy),
+        (9, Self::Import),
     ];
 
     const fn code(self) -> u8 {
@@ -57,6 +72,9 @@ impl Operation {
             Self::Unwrap(Algorithm::Kwp) => 4,
             Self::Find => 5,
             Self::Generate => 6,
+            Self::WriteNote => 7,
+            Self::Destroy => 8,
+            Self::Import => 9,
         }
     }
 
@@ -65,10 +83,19 @@ impl Operation {
     }
 
     /// May it be run a second time when nobody knows how the first ended?
-    /// A second `Generate` could make a second KEK.
+    ///
+    /// A second `Generate` or `Import` could make a second KEK. A second `Destroy` would find
+    /// nothing, and call an unknown KEK what has been done. A second `WriteNote` finds the
+    /// text that the first one wrote, and destroys what the first one left of the rest.
     #[must_use]
     pub const fn is_repeatable(self) -> bool {
-        !matches!(self, Self::Generate)
+        !matches!(self, Self::Generate | Self::Destroy | Self::Import)
+    }
+
+    /// Is it one wrap or unwrap?
+    #[must_use]
+    pub const fn is_one_seed(self) -> bool {
+        matches!(self, Self::Wrap(_) | Self::Unwrap(_))
     }
 }
 
@@ -124,7 +151,7 @@ pub struct JobRef<'a> {
     pub deadline: Deadline,
     /// Under which KEK.
     pub kek: Fingerprint,
-    /// The seed, the blob or the label.
+    /// The seed, the blob, or what the operation says.
     pub payload: &'a [u8],
 }
 
@@ -137,12 +164,15 @@ impl std::fmt::Debug for JobRef<'_> {
 /// Reads a job from what stood between its length and the next frame.
 ///
 /// # Errors
-/// [`BadFrame`] if it is too short or names no operation.
+/// [`BadFrame`] if it is too short, names no operation, or is too long for it.
 pub fn decode_job(body: &[u8]) -> Result<JobRef<'_>, BadFrame> {
     let (operation, rest) = body.split_first().ok_or(BadFrame::Short)?;
     let operation = Operation::from_code(*operation).ok_or(BadFrame::Operation(*operation))?;
     let (deadline, rest) = rest.split_first_chunk().ok_or(BadFrame::Short)?;
     let (kek, payload) = rest.split_first_chunk().ok_or(BadFrame::Short)?;
+    if operation.is_one_seed() && payload.len() > Algorithm::MAX_WRAPPED {
+        return Err(BadFrame::Long(body.len()));
+    }
     Ok(JobRef {
         operation,
         deadline: Deadline(u64::from_le_bytes(*deadline)),
@@ -335,9 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn only_generate_must_not_be_repeated() {
+    fn what_makes_or_destroys_a_kek_must_not_be_repeated() {
+        let once = [Operation::Generate, Operation::Destroy, Operation::Import];
         for (_, operation) in Operation::ALL {
-            assert_eq!(operation.is_repeatable(), operation != Operation::Generate);
+            assert_eq!(operation.is_repeatable(), !once.contains(&operation));
+        }
+    }
+
+    #[test]
+    fn only_a_seed_and_its_blob_have_the_shorter_limit() {
+        let payload = [0; Algorithm::MAX_WRAPPED + 1];
+        for (_, operation) in Operation::ALL {
+            let frame = encode_job(operation, Deadline(1), &Fingerprint::NONE, &payload);
+            let decoded = decode_job(&frame[LENGTH..]);
+            assert_eq!(decoded.is_err(), operation.is_one_seed(), "{operation:?}");
         }
     }
 

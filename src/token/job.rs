@@ -85,7 +85,7 @@ impl Job {
 
     /// Is it a single wrap or unwrap?
     pub(super) const fn is_one_seed(&self) -> bool {
-        matches!(self.operation, Operation::Wrap(_) | Operation::Unwrap(_))
+        self.operation.is_one_seed()
     }
 
     /// A worker that had the job ended, and this is why. A job that may be repeated is not

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Error;
-use super::frame::{Inbox, MAX_ANSWER, MAX_JOB, decode_answer};
+use super::frame::{Inbox, MAX_ANSWER, MAX_SEED_FRAME, decode_answer};
 use super::job::Job;
 use super::pool::{LaneId, Pool, WorkerId};
 use super::protocol::{Class, Failure};
@@ -69,8 +69,8 @@ impl Lane {
             unsent: 0,
             last_sent: 0,
             running_since: Instant::now(),
-            // Room for all that may be at the worker: growing would leave unwiped copies.
-            out: Zeroizing::new(Vec::with_capacity(depth * (4 + MAX_JOB))),
+            // Room for all wraps that may be at the worker: they never wait for a larger one.
+            out: Zeroizing::new(Vec::with_capacity(depth * MAX_SEED_FRAME)),
             inbox: Inbox::new(MAX_ANSWER),
         }
     }
@@ -160,7 +160,7 @@ impl Lane {
             self.running_since = Instant::now();
         }
         for job in self.at_worker.iter().skip(before) {
-            self.out.extend_from_slice(job.frame());
+            append(&mut self.out, job.frame());
             self.unsent += 1;
         }
         while !self.out.is_empty() {
@@ -239,6 +239,17 @@ impl Lane {
         }
         outcome
     }
+}
+
+/// Appends a frame. What has no room goes into a new buffer: growing would leave unwiped copies.
+fn append(out: &mut Zeroizing<Vec<u8>>, frame: &[u8]) {
+    let len = out.len() + frame.len();
+    if len > out.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(len));
+        larger.extend_from_slice(out);
+        *out = larger;
+    }
+    out.extend_from_slice(frame);
 }
 
 fn lost(error: impl std::fmt::Display) -> Failure {

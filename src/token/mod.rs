@@ -23,12 +23,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 pub use self::error::Error;
-use self::frame::Operation;
+use self::frame::{MAX_PAYLOAD, Operation};
 use self::job::{Answer, Askers, Job, Receiver};
 use self::merge::{Joined, Merger};
 pub use self::pool::Availability;
 use self::pool::Pool;
-use self::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Report, Setup};
+use self::protocol::{
+    Class, Failure, Fingerprint, Found, FoundKey, Import, NewNote, Report, Setup,
+};
 use self::supervisor::Supervisor;
 use crate::algorithm::Algorithm;
 use crate::secret::Seed;
@@ -195,6 +197,55 @@ impl Client {
         parse(&self.run(Operation::Generate, &Fingerprint::NONE, payload, time).await?)
     }
 
+    /// Brings a KEK that was made elsewhere onto the token. `file` is what the import says
+    /// that it is.
+    ///
+    /// # Errors
+    /// See [`Error`]; what the token or the file has against it is [`Class::Refused`], and
+    /// then no key was left there. It is run at most once, as [`Self::generate`] is.
+    pub async fn import(
+        &self,
+        import: &Import,
+        file: &[u8],
+        time: Duration,
+    ) -> Result<FoundKey, Error> {
+        let payload = import.encode(file).map_err(|error| refused(error.to_string()))?;
+        parse(&self.run(Operation::Import, &Fingerprint::NONE, &payload, time).await?)
+    }
+
+    /// Destroys the KEK of that label, and its clones under the same label. Another key of
+    /// the label, and the same KEK under another label, stay.
+    ///
+    /// # Errors
+    /// See [`Error`]. [`Class::UnknownKek`]: the token has no such KEK. It is run at most once:
+    /// after [`Error::Unavailable`] or [`Error::Deadline`] nobody knows whether it is gone.
+    /// To call it again does no harm; [`Class::UnknownKek`] then says that it was done.
+    pub async fn destroy(
+        &self,
+        kek: &Fingerprint,
+        label: &str,
+        time: Duration,
+    ) -> Result<(), Error> {
+        parse(&self.run(Operation::Destroy, kek, label.as_bytes(), time).await?)
+    }
+
+    /// Keeps a text on the token, then destroys the notes of this keyring whose SHA-256, in
+    /// lower-case hex, is in `replaces`. After a failure both may be there, or several texts
+    /// of several writers: who reads them joins them.
+    ///
+    /// # Errors
+    /// See [`Error`]. [`Class::Refused`]: this token stores no data objects, or not this one.
+    pub async fn write_note(
+        &self,
+        text: &str,
+        replaces: &[String],
+        time: Duration,
+    ) -> Result<(), Error> {
+        let note = NewNote { text: text.to_owned(), replaces: replaces.to_vec() };
+        let payload = serde_json::to_vec(&note).map_err(|error| refused(error.to_string()))?;
+        parse(&self.run(Operation::WriteNote, &Fingerprint::NONE, &payload, time).await?)
+    }
+
     /// Is there a token to ask? Answered from memory.
     #[must_use]
     pub fn availability(&self) -> Availability {
@@ -252,6 +303,10 @@ impl Client {
         payload: &[u8],
         time: Duration,
     ) -> Result<Answer, Error> {
+        if payload.len() > MAX_PAYLOAD {
+            let len = payload.len();
+            return Err(refused(format!("{len} bytes are too many, {MAX_PAYLOAD} is the limit")));
+        }
         let (reply, answer) = oneshot::channel();
         self.pool.submit(Job::new(operation, kek, payload, time, Askers::One(reply)))?;
         wait(answer, time).await
@@ -279,7 +334,10 @@ impl Restarts {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|error| {
-        Failure::new(Class::Refused, format!("the worker's list cannot be read: {error}")).into()
-    })
+    serde_json::from_slice(json)
+        .map_err(|error| refused(format!("the worker's answer cannot be read: {error}")))
+}
+
+fn refused(why: String) -> Error {
+    Failure::new(Class::Refused, why).into()
 }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::config::{PinSource, Profile, Stamp, TokenUri};
 use crate::generation::Generation;
@@ -249,6 +250,77 @@ pub struct Found {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note(pub String);
 
+/// A note to be written, and those that it makes needless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNote {
+    /// What it says.
+    pub text: String,
+    /// SHA-256 of their texts, in lower-case hex.
+    pub replaces: Vec<String>,
+}
+
+/// How a KEK that was made elsewhere is brought onto the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Its `CKA_LABEL` to be.
+    pub label: String,
+    /// What the file is.
+    pub form: ImportForm,
+}
+
+/// What a file with a KEK in it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImportForm {
+    /// The key itself: 32 bytes, or 64 hex digits and at most one newline.
+    Plain,
+    /// Encrypted with RSA-OAEP (`CKM_RSA_PKCS_OAEP`).
+    RsaOaep(UnwrappingKey),
+    /// An AES key under RSA-OAEP, and the KEK under that (`CKM_RSA_AES_KEY_WRAP`).
+    RsaAes(UnwrappingKey),
+}
+
+/// The RSA key pair that a file was wrapped for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrappingKey {
+    /// `CKA_LABEL` of the private key on the token.
+    pub label: String,
+    /// The hash of OAEP and of its MGF1.
+    pub hash: OaepHash,
+}
+
+/// A hash for RSA-OAEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OaepHash {
+    /// SHA-1 and MGF1 with SHA-1.
+    Sha1,
+    /// SHA-256 and MGF1 with SHA-256.
+    Sha256,
+}
+
+impl Import {
+    /// The payload of a job: this as a control message, then the bytes of the file.
+    ///
+    /// # Errors
+    /// This is longer than a length can say; none of ours is.
+    pub fn encode(&self, file: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
+        let head = encode_control(self)?;
+        let mut payload = Zeroizing::new(Vec::with_capacity(head.len() + file.len()));
+        payload.extend_from_slice(&head);
+        payload.extend_from_slice(file);
+        Ok(payload)
+    }
+
+    /// The way back. `None`: it is no such payload.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (len, rest) = payload.split_first_chunk()?;
+        let (head, file) = rest.split_at_checked(u32::from_le_bytes(*len).try_into().ok()?)?;
+        Some((serde_json::from_slice(head).ok()?, file))
+    }
+}
+
 /// A key of the keyring's label, as it lies on the token, good or bad.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoundKey {
@@ -307,6 +379,19 @@ mod tests {
         let json = serde_json::to_string(&fingerprint).unwrap();
         assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
         assert!(serde_json::from_str::<Fingerprint>("[1,2,3]").is_err());
+    }
+
+    #[test]
+    fn an_import_comes_back_with_its_file() {
+        let key = UnwrappingKey { label: "u".into(), hash: OaepHash::Sha1 };
+        let import = Import { label: "k8s-kek-0001".into(), form: ImportForm::RsaOaep(key) };
+        for file in [&b"a file"[..], b""] {
+            let payload = import.encode(file).unwrap();
+            assert_eq!(Import::decode(&payload), Some((import.clone(), file)));
+        }
+        for broken in [&b""[..], b"\x01\0\0", b"\x05\0\0\0{}", b"\xff\xff\xff\xff{}"] {
+            assert_eq!(Import::decode(broken), None);
+        }
     }
 
     #[test]

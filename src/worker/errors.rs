@@ -167,6 +167,17 @@ pub(super) fn is_gone(error: &CryptokiError) -> bool {
     matches!(error, CryptokiError::Pkcs11(code, _) if STALE_HANDLE.contains(&raw(*code)))
 }
 
+/// Has the token something against an attribute that it was given for a new key?
+pub(super) fn is_about_template(error: &CryptokiError) -> bool {
+    const TEMPLATE: &[CK_RV] = &[
+        sys::CKR_ATTRIBUTE_READ_ONLY,
+        sys::CKR_ATTRIBUTE_TYPE_INVALID,
+        sys::CKR_ATTRIBUTE_VALUE_INVALID,
+        sys::CKR_TEMPLATE_INCONSISTENT,
+    ];
+    matches!(error, CryptokiError::Pkcs11(code, _) if TEMPLATE.contains(&raw(*code)))
+}
+
 /// The number behind the crate's name for a code: it keeps only the names.
 fn raw(code: RvError) -> CK_RV {
     if let RvError::VendorDefined(number) | RvError::UnknownErrorCode(number) = code {

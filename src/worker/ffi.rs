@@ -14,6 +14,7 @@ use std::path::Path;
 use std::ptr;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki_sys as sys;
 use cryptoki_sys::{CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_RV, CK_ULONG};
 
@@ -194,6 +195,36 @@ impl Module {
             )
         )?;
         Ok(object)
+    }
+
+    /// Unwraps what `CKM_RSA_AES_KEY_WRAP` made (PKCS#11 3.1 section 6.1.11), which the crate
+    /// cannot name. `oaep` is its hash and MGF.
+    pub(super) fn unwrap_rsa_aes(
+        &self,
+        session: Session,
+        rsa: Object,
+        oaep: (Mechanism, sys::CK_RSA_PKCS_MGF_TYPE),
+        blob: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError> {
+        let mut oaep = sys::CK_RSA_PKCS_OAEP_PARAMS {
+            hashAlg: oaep.0,
+            mgf: oaep.1,
+            source: sys::CKZ_DATA_SPECIFIED,
+            ..Default::default()
+        };
+        let mut parameter =
+            sys::CK_RSA_AES_KEY_WRAP_PARAMS { ulAESKeyBits: 256, pOAEPParams: &raw mut oaep };
+        let CK_ATTRIBUTE { pValue, ulValueLen, .. } = attribute(0, &mut parameter);
+        let mut mechanism = bare(sys::CKM_RSA_AES_KEY_WRAP);
+        (mechanism.pParameter, mechanism.ulParameterLen) = (pValue, ulValueLen);
+        let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
+        let (at, len) = (template.as_mut_ptr(), template.len() as CK_ULONG);
+        let (blob, blob_len) = Bytes::of(blob).parts();
+        let (mut made, mechanism) = (0, &raw mut mechanism);
+        call!(self, C_UnwrapKey(session, mechanism, rsa, blob, blob_len, at, len, &raw mut made))?;
+        // SAFETY: the module has just made this object, and a wrong handle does no harm here.
+        Ok(unsafe { ObjectHandle::new_from_raw(made) })
     }
 
     /// Reads an object's value into `out`; gives the length.

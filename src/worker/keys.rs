@@ -1,28 +1,20 @@
 #![forbid(unsafe_code)]
 //! The KEKs of the keyring as they lie on the token: search, attributes,
-//! fingerprints, and making a new one.
+//! fingerprints, and destroying one.
 
 use std::sync::{Mutex, PoisonError};
 
-use cryptoki::context::Pkcs11;
-use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use cryptoki::slot::Slot;
 
 use super::errors::{self, Verdict};
 use super::ffi::Object;
 use super::wrap::{Tools, WrapError, buffer};
+use super::writer::Writer;
 use crate::algorithm::Algorithm;
 use crate::config::Profile;
 use crate::generation::Generation;
 use crate::token::protocol::{Attributes, Class, Failure, Fingerprint, FoundKey, Method};
-
-/// Bytes of a `CKA_ID` that we give.
-const ID_LEN: u32 = 16;
-
-/// Bytes of a KEK: AES-256.
-const KEK_LEN: u64 = 32;
 
 /// Where each KEK is, for all sessions of a worker: a handle of a token object
 /// holds in every session of the process (PKCS#11 3.1 section 2.5).
@@ -39,6 +31,12 @@ impl Handles {
     /// Forgets them all: after a login they may be others'.
     pub(super) fn forget(&self) {
         self.set(Vec::new());
+    }
+
+    /// Forgets that one: it is about to go.
+    fn forget_one(&self, kek: &Fingerprint) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(fingerprint, _)| fingerprint != kek);
     }
 
     fn set(&self, found: Vec<(Fingerprint, Object)>) {
@@ -93,52 +91,69 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Makes the KEK of that label: AES-256, made on the token, never to leave it.
-pub(super) fn generate(
-    tools: &Tools<'_>,
-    pkcs11: &Pkcs11,
-    slot: Slot,
-    base: &str,
-    key_label: &str,
-) -> Result<FoundKey, Failure> {
-    let failed = |error| errors::from_cryptoki(&error, "making a KEK", tools.profile);
-    // Token objects can only be made in a read-write session.
-    let session = pkcs11.open_rw_session(slot).map_err(failed)?;
-    let id = session.generate_random_vec(ID_LEN).map_err(failed)?;
-    let needs = |method: Method| {
-        tools.methods.kw.method == method
-            || tools.methods.kwp.is_some_and(|route| route.method == method)
-    };
-    let wraps = needs(Method::Object);
-    let encrypts = needs(Method::Encrypt) || needs(Method::Ecb);
+/// Destroys every key of exactly that label that is that KEK.
+pub(super) fn destroy(
+    writer: &Writer<'_>,
+    label: &str,
+    kek: &Fingerprint,
+    handles: &Handles,
+) -> Result<(), Failure> {
+    let clones = labelled(writer, label, kek)?;
+    if clones.is_empty() {
+        return Err(unknown_kek());
+    }
+    handles.forget_one(kek);
+    for clone in clones {
+        match writer.session.destroy_object(clone) {
+            Ok(()) => {}
+            Err(error) if errors::is_gone(&error) => {}
+            Err(error) => return Err(writer.failure(&error, "destroying a KEK")),
+        }
+    }
+    if labelled(writer, label, kek)?.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Class::Refused,
+        "the token says that it destroyed the KEK, and still shows it. One of several nodes may \
+         take a moment: look again with `p11-kms key list`",
+    ))
+}
+
+/// Where the keys of exactly that label are that are that KEK.
+fn labelled(
+    writer: &Writer<'_>,
+    label: &str,
+    kek: &Fingerprint,
+) -> Result<Vec<ObjectHandle>, Failure> {
+    let Writer { session, tools, base, .. } = writer;
+    let failed = |error| errors::from_cryptoki(&error, "searching for a KEK", tools.profile);
     let template = [
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
-        Attribute::ValueLen(KEK_LEN.into()),
-        Attribute::Token(true),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Wrap(wraps),
-        Attribute::Unwrap(wraps),
-        Attribute::Encrypt(encrypts),
-        Attribute::Decrypt(encrypts),
-        Attribute::Label(key_label.as_bytes().to_vec()),
-        Attribute::Id(id),
+        Attribute::Label(label.as_bytes().to_vec()),
     ];
-    let handle = session.generate_key(&Mechanism::AesKeyGen, &template).map_err(failed)?;
-    let tools = Tools { session: session.handle(), ..*tools };
-    let key = read(&tools, &session, handle, base).map_err(failed)?;
-    key.ok_or_else(|| {
-        Failure::new(
-            Class::Refused,
-            format!("the token made a key but gave it another label than {key_label}"),
-        )
-    })
+    let mut found = Vec::new();
+    for handle in session.find_objects(&template).map_err(failed)? {
+        let Some(key) = read(tools, session, handle, base).map_err(failed)? else { continue };
+        match key.fingerprint {
+            Ok(fingerprint) if fingerprint == *kek && key.label == label => found.push(handle),
+            Ok(_) => {}
+            // It may be the one, and only a look at it could tell.
+            Err(failure) if failure.class.wants_new_worker() => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The answer for a KEK that no search shows.
+pub(super) fn unknown_kek() -> Failure {
+    Failure::new(Class::UnknownKek, "this KEK is not on the token")
 }
 
 /// Reads one key. `None`: its label is not of the keyring, or it just went away.
-fn read(
+pub(super) fn read(
     tools: &Tools<'_>,
     session: &Session,
     handle: ObjectHandle,
@@ -169,7 +184,8 @@ fn read(
     } else {
         Err(Failure::new(Class::Refused, "its attributes do not let it wrap"))
     };
-    Ok(Some(FoundKey { label, generation, id, start_date: None, attributes, fingerprint }))
+    let start_date = start_date(session, handle);
+    Ok(Some(FoundKey { label, generation, id, start_date, attributes, fingerprint }))
 }
 
 /// A key that says itself that it cannot is not tried: nobody knows what code a token
@@ -206,7 +222,10 @@ fn attributes(session: &Session, handle: ObjectHandle) -> Attributes {
         };
         for value in values {
             match value {
-                Attribute::ValueLen(len) => known.value_len = Some(u64::from(len)),
+                // After C_UnwrapKey some tokens say 0, which is no length of a key.
+                Attribute::ValueLen(len) => {
+                    known.value_len = Some(u64::from(len)).filter(|len| *len > 0);
+                }
                 Attribute::Token(is) => known.token = Some(is),
                 Attribute::Private(is) => known.private = Some(is),
                 Attribute::Sensitive(is) => known.sensitive = Some(is),
@@ -225,6 +244,28 @@ fn attributes(session: &Session, handle: ObjectHandle) -> Attributes {
     known
 }
 
+/// `CKA_START_DATE`. None where the token tells none, or no day that there is.
+fn start_date(session: &Session, handle: ObjectHandle) -> Option<String> {
+    let known = session.get_attributes(handle, &[AttributeType::StartDate]).ok()?;
+    let date = known.iter().find_map(|attribute| match attribute {
+        Attribute::StartDate(date) => Some(*date),
+        _ => None,
+    })?;
+    day(&date.year, &date.month, &date.day)
+}
+
+/// `2030-12-31`, if the digits are of some day.
+fn day(year: &[u8], month: &[u8], day: &[u8]) -> Option<String> {
+    let number = |digits: &[u8], range: std::ops::RangeInclusive<u32>| {
+        let text = std::str::from_utf8(digits).ok().filter(|_| digits.is_ascii())?;
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|number| is_number && range.contains(number))
+    };
+    let (year, month, day) =
+        (number(year, 1..=9999)?, number(month, 1..=12)?, number(day, 1..=31)?);
+    Some(format!("{year:04}-{month:02}-{day:02}"))
+}
+
 /// The token's own KW of the public constant.
 pub(super) fn fingerprint(tools: &Tools<'_>, kek: Object) -> Result<Fingerprint, Failure> {
     let mut out = buffer();
@@ -238,7 +279,11 @@ pub(super) fn fingerprint(tools: &Tools<'_>, kek: Object) -> Result<Fingerprint,
 
 /// Does the fingerprint unwrap to what was wrapped? A KEK that wraps wrongly would otherwise
 /// pass for another one, and whatever is written under that is lost.
-fn unwraps(tools: &Tools<'_>, kek: Object, fingerprint: &Fingerprint) -> Result<(), Failure> {
+pub(super) fn unwraps(
+    tools: &Tools<'_>,
+    kek: Object,
+    fingerprint: &Fingerprint,
+) -> Result<(), Failure> {
     const WRONG: &str = "the token does not unwrap what it has just wrapped: do not trust it";
     let mut out = buffer();
     match tools.unwrap(Algorithm::Kw, kek, fingerprint.as_bytes(), &mut out) {
@@ -265,5 +310,25 @@ fn class_of(error: &WrapError, profile: &Profile) -> Class {
             Verdict::BadBlob | Verdict::StaleHandle => Class::Refused,
         },
         _ => Class::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_that_is_none_is_not_told() {
+        assert_eq!(day(b"2030", b"12", b"31").as_deref(), Some("2030-12-31"));
+        for (year, month, of_month) in [
+            (b"\0\0\0\0", b"\0\0", b"\0\0"),
+            (b"0000", b"00", b"00"),
+            (b"    ", b"  ", b"  "),
+            (b"2030", b"13", b"01"),
+            (b"2030", b"12", b"32"),
+            (b"+203", b"01", b"01"),
+        ] {
+            assert_eq!(day(year, month, of_month), None, "{year:?} {month:?} {of_month:?}");
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// Held while nobody else on this host should log in or make a key.
+/// Held while nobody else on this host should log in or change the token, or while nobody
+/// should do that because somebody looks.
 pub(super) struct LoginLock {
     _file: Option<Flock<File>>,
     missed: bool,
@@ -19,15 +20,24 @@ impl LoginLock {
     /// patience ends. The lock lies on the module's own file, which all who use it
     /// share and which needs no right to write.
     pub(super) fn take(module: &Path, wanted: bool, patience: Duration) -> Self {
-        let file = if wanted { Self::wait(module, patience) } else { None };
+        Self::hold(module, wanted, patience, FlockArg::LockExclusiveNonblock)
+    }
+
+    /// The same for a search. It is shared with other searches.
+    pub(super) fn share(module: &Path, wanted: bool, patience: Duration) -> Self {
+        Self::hold(module, wanted, patience, FlockArg::LockSharedNonblock)
+    }
+
+    fn hold(module: &Path, wanted: bool, patience: Duration, kind: FlockArg) -> Self {
+        let file = if wanted { Self::wait(module, patience, kind) } else { None };
         Self { missed: wanted && file.is_none(), _file: file }
     }
 
-    fn wait(module: &Path, patience: Duration) -> Option<Flock<File>> {
+    fn wait(module: &Path, patience: Duration, kind: FlockArg) -> Option<Flock<File>> {
         let mut file = File::open(module).ok()?;
         let began = Instant::now();
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(file, kind) {
                 Ok(lock) => return Some(lock),
                 Err(_) if began.elapsed() > patience => return None,
                 Err((back, _)) => file = back,

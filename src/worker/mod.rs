@@ -9,13 +9,16 @@
 mod control;
 mod errors;
 mod ffi;
+mod import;
 mod keys;
 mod login;
 mod login_lock;
 mod methods;
+mod notes;
 mod relogin;
 mod session;
 mod wrap;
+mod writer;
 
 use std::io;
 use std::sync::Arc;

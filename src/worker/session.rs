@@ -16,14 +16,17 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::errors::{self, Verdict};
 use super::ffi::{CallError, Module, Object};
+use super::import;
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
+use super::notes;
 use super::relogin::{self, Relogin};
 use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
+use super::writer::Writer;
 use crate::algorithm::Algorithm;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
-use crate::token::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Setup};
+use crate::token::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Import, Setup};
 
 /// Answers that are written together when so many jobs lie ready. Each write wakes
 /// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
@@ -34,8 +37,11 @@ const GATHER: usize = 16;
 /// wait for each other, and the front must not take a slow worker for a hung one.
 const LONGEST_GATHER: Duration = Duration::from_millis(5);
 
-/// How long a new key waits for its turn where logins and keys take turns.
+/// How long a change waits for its turn where logins and keys take turns.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a search waits for that. A job may wait behind it.
+const PATIENCE_TO_LOOK: Duration = Duration::from_millis(500);
 
 /// Length and outcome before each answer, in bytes.
 const ANSWER_HEAD: usize = 5;
@@ -109,7 +115,17 @@ impl SessionThread {
                 tools.unwrap(algorithm, kek, job.payload, out).map(<[u8]>::len)
             }),
             Operation::Find => return reply(answers, self.find()),
-            Operation::Generate => return reply(answers, self.generate(job.payload)),
+            Operation::Generate => {
+                let made =
+                    text(job.payload).and_then(|label| self.write(|writer| writer.generate(label)));
+                return reply(answers, made);
+            }
+            Operation::WriteNote => {
+                let written = self.write(|writer| notes::write(writer, job.payload));
+                return reply(answers, written);
+            }
+            Operation::Destroy => return reply(answers, self.destroy(job)),
+            Operation::Import => return reply(answers, self.import(job.payload)),
         };
         let bytes = outcome.map(|len| out.get(..len).unwrap_or_default());
         frame::encode_answer(answers, bytes.as_ref().copied());
@@ -157,7 +173,7 @@ impl SessionThread {
 
     fn find_again(&mut self, kek: &Fingerprint) -> Result<Object, Failure> {
         self.find()?;
-        self.shared.handles.get(kek).ok_or_else(unknown_kek)
+        self.shared.handles.get(kek).ok_or_else(keys::unknown_kek)
     }
 
     /// `gone`: the old session no longer exists.
@@ -201,18 +217,38 @@ impl SessionThread {
 
     fn search(&self) -> Result<Found, Failure> {
         let Shared { setup, handles, login, .. } = &*self.shared;
+        // Who looks while another process makes an object may be shown none of it from then on.
+        let _turn = LoginLock::share(&setup.module, setup.profile.login_lock, PATIENCE_TO_LOOK);
         login.searched(setup, &self.session, || {
             let keys = keys::find(&self.tools(), &self.session, &setup.label, handles)?;
-            Ok(Found { keys, notes: Vec::new() })
+            let notes = notes::find(&self.session, &setup.profile, &setup.label)?;
+            Ok(Found { keys, notes })
         })
     }
 
-    fn generate(&self, label: &[u8]) -> Result<FoundKey, Failure> {
-        let label = std::str::from_utf8(label)
-            .map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))?;
+    fn destroy(&self, job: &JobRef<'_>) -> Result<(), Failure> {
+        let Shared { setup, handles, login, .. } = &*self.shared;
+        let label = text(job.payload)?;
+        self.write(|writer| {
+            // Who is not logged in sees no KEK: that does not mean that it is gone.
+            login.searched(setup, &writer.session, || {
+                keys::destroy(writer, label, &job.kek, handles)
+            })
+        })
+    }
+
+    fn import(&self, payload: &[u8]) -> Result<FoundKey, Failure> {
+        let (import, file) = Import::decode(payload)
+            .ok_or_else(|| Failure::new(Class::Refused, "the import cannot be read"))?;
+        let setup = &self.shared.setup;
+        self.write(|writer| import::import(writer, &import, file, setup.require_fips))
+    }
+
+    /// Does what changes the token, in a session for that.
+    fn write<T>(&self, work: impl FnOnce(&Writer<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let Shared { pkcs11, slot, setup, .. } = &*self.shared;
         let _turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
-        keys::generate(&self.tools(), pkcs11, *slot, &setup.label, label)
+        work(&Writer::open(self.tools(), &setup.label, pkcs11, *slot)?)
     }
 
     fn tools(&self) -> Tools<'_> {
@@ -257,8 +293,8 @@ fn expired() -> Failure {
     Failure::new(Class::Expired, "the deadline passed before the token was free")
 }
 
-fn unknown_kek() -> Failure {
-    Failure::new(Class::UnknownKek, "this KEK is not on the token")
+fn text(label: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(label).map_err(|_| Failure::new(Class::Refused, "the label is not UTF-8"))
 }
 
 fn reply<T: Serialize>(answers: &mut Vec<u8>, outcome: Result<T, Failure>) {
