@@ -122,3 +122,20 @@ async fn a_control_plane_whose_token_is_lost_for_a_minute() {
     line.extend(["--fault-control", &directory, "--lost-for", "60s"]);
     client_with(&token, control.environment(&module()), &line).await;
 }
+
+/// The client makes the token, the configs and the KEKs itself. Of the reads none may
+/// fail, and on no node may a key_id come back after another.
+#[tokio::test]
+#[ignore = "needs the programs that softhsm-test/apiserver/build finds or builds"]
+async fn three_control_planes_through_five_rotations() {
+    let (apiserver, etcd) = (program("KUBE_APISERVER"), program("ETCD"));
+    program("KMS_CLIENT");
+    let module = module().display().to_string();
+    let plugin = env!("CARGO_BIN_EXE_p11-kms");
+    let programs = ["--kube-apiserver", &apiserver, "--etcd", &etcd, "--p11-kms", plugin];
+    let line: Vec<&str> =
+        ["rotation"].into_iter().chain(programs).chain(["--module", &module]).collect();
+    let token = Token::without_token();
+    // What it leaves when it is killed goes with our own directory.
+    client_with(&token, [("TMPDIR", token.path(""))], &line).await;
+}

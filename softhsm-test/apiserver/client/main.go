@@ -27,6 +27,7 @@ var commands = []command{
 	{"watch", "call without end and tell what fails, until SIGTERM or the end of standard input", runWatch},
 	{"load", "measure throughput and latency of one method", runLoad},
 	{"cluster", "the end-to-end test with a real etcd and kube-apiserver", runCluster},
+	{"rotation", "KEKs are rotated under three daemons and three kube-apiservers, nodes are lost meanwhile", runRotation},
 	{"soak", "a million calls to p11-kms, on a token of its own; no process may grow", runSoak},
 	{"compare", "measure p11-kms against the reference plugin, on a token of its own", runCompare},
 }

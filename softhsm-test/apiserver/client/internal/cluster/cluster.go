@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"p11-kms.test/client/internal/controlplane"
 	"p11-kms.test/client/internal/encryption"
 	"p11-kms.test/client/internal/kms"
 	"p11-kms.test/client/internal/process"
@@ -41,10 +42,10 @@ type Cluster struct {
 	provider encryption.Provider
 
 	plugin     *process.Process
-	etcd       *etcd
-	apiservers []*apiserver // in a list: a control plane may have several
+	etcd       *controlplane.Etcd
+	apiservers []*controlplane.APIServer // in a list: a control plane may have several
 
-	secrets []secret
+	secrets []controlplane.Secret
 
 	// While the token is lost.
 	traffic      *traffic
@@ -79,6 +80,9 @@ func Run(ctx context.Context, options Options) (results []StepResult, err error)
 	return results, nil
 }
 
+// encryptionFile is in the temporary directory.
+const encryptionFile = "encryption.yaml"
+
 // path names a file in the temporary directory.
 func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
 
@@ -95,7 +99,7 @@ func (c *Cluster) writeFiles() error {
 	if c.provider, err = encryption.Read(c.path(encryptionFile)); err != nil {
 		return fmt.Errorf("the EncryptionConfiguration: %w", err)
 	}
-	return writeKeys(c.dir)
+	return controlplane.WriteKeys(c.dir)
 }
 
 // tearDown kills: what the steps wanted to see of an orderly end they have seen.
@@ -105,13 +109,13 @@ func (c *Cluster) tearDown() error {
 		c.traffic.stop()
 	}
 	for _, server := range c.apiservers {
-		errs = append(errs, server.process.Kill())
+		errs = append(errs, server.Process.Kill())
 	}
 	if c.plugin != nil {
 		errs = append(errs, c.plugin.Kill())
 	}
 	if c.etcd != nil {
-		errs = append(errs, c.etcd.process.Kill())
+		errs = append(errs, c.etcd.Process.Kill())
 	}
 	if c.traffic != nil {
 		c.traffic.end()
@@ -145,6 +149,23 @@ func (c *Cluster) stopPlugin() error {
 	if err := plugin.Stop(pluginLimit); err != nil {
 		return fmt.Errorf("%w\n--- the end of its log\n%s", err, plugin.Tail())
 	}
+	return nil
+}
+
+func (c *Cluster) startEtcd(ctx context.Context) (err error) {
+	c.etcd, err = controlplane.StartEtcd(ctx, c.options.Etcd, c.dir)
+	return err
+}
+
+func (c *Cluster) startAPIServer(ctx context.Context) error {
+	server, err := controlplane.StartAPIServer(ctx, controlplane.Options{
+		Program: c.options.KubeAPIServer, Dir: c.dir, Number: len(c.apiservers) + 1,
+		Etcd: c.etcd, EncryptionConfig: c.path(encryptionFile),
+	})
+	if err != nil {
+		return err
+	}
+	c.apiservers = append(c.apiservers, server)
 	return nil
 }
 

@@ -4,12 +4,7 @@ import "time"
 
 // Every wait has an end. They are wide: the machine may be busy with a build.
 const (
-	pluginLimit    = 30 * time.Second
-	etcdLimit      = 30 * time.Second
-	apiserverLimit = 3 * time.Minute
-
-	// It waits for open requests and for its own parts to stop.
-	apiserverGrace = 90 * time.Second
+	pluginLimit = 30 * time.Second
 
 	// kube-apiserver trusts a good answer for 20 s; then a call has to fail.
 	unhealthyLimit = 90 * time.Second
@@ -17,6 +12,4 @@ const (
 	// It dials again with growing pauses, so this depends on how long the
 	// plugin was away.
 	healthyLimit = 2 * time.Minute
-
-	requestTimeout = 15 * time.Second
 )

@@ -93,7 +93,7 @@ func isOK(healthz string) bool    { return healthz == "ok" }
 func isNotOK(healthz string) bool { return healthz != "ok" }
 
 func tokenGoesAway(ctx context.Context, c *Cluster) error {
-	c.traffic = startTraffic(ctx, c.apiservers[0], c.secrets)
+	c.traffic = startTraffic(ctx, &c.apiservers[0].Client, c.secrets)
 	c.lostAt = time.Now()
 	c.countsBefore, _, _ = c.traffic.look()
 	if err := c.setRules(tokenLost); err != nil {
@@ -113,7 +113,7 @@ func reasonIsShown(ctx context.Context, c *Cluster) error {
 	server := c.apiservers[0]
 	var reason, shown string
 	err := process.Until(ctx, unhealthyLimit, "waiting for the reason in /healthz/kms-providers", func(ctx context.Context) error {
-		health := server.kmsHealth(ctx)
+		health := server.KMSHealth(ctx)
 		if health == nil {
 			return errors.New("it is still ok")
 		}
@@ -126,15 +126,15 @@ func reasonIsShown(ctx context.Context, c *Cluster) error {
 			return fmt.Errorf("the plugin's Status is %q, and there is only %q", reason, shown)
 		}
 		return nil
-	}, server.process, c.plugin)
+	}, server.Process, c.plugin)
 	if err != nil {
 		return err
 	}
 	c.say("after %s: %s", since(c.lostAt), shown)
-	if all := server.get(ctx, "/healthz?verbose", nil); all != nil {
+	if all := server.Get(ctx, "/healthz?verbose", nil); all != nil {
 		c.say("in /healthz?verbose: %s", lineWith(all.Error(), "kms-providers"))
 	}
-	log, err := os.ReadFile(server.command.LogFile)
+	log, err := os.ReadFile(server.LogFile)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,12 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
 
+	"p11-kms.test/client/internal/controlplane"
 	"p11-kms.test/client/internal/process"
 )
 
@@ -35,14 +37,14 @@ var ordinarySteps = []step{
 func writeSecrets(ctx context.Context, c *Cluster) error {
 	server := c.apiservers[0]
 	if len(c.secrets) == 0 {
-		if err := server.createNamespace(ctx); err != nil {
+		if err := server.CreateNamespace(ctx); err != nil {
 			return err
 		}
 	}
 	for range c.options.Secrets {
 		s := newSecret(len(c.secrets) + 1)
-		if err := server.createSecret(ctx, s); err != nil {
-			return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.name, err, server.process.Tail())
+		if _, err := server.CreateSecret(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.Name, err, server.Process.Tail())
 		}
 		c.secrets = append(c.secrets, s)
 	}
@@ -50,14 +52,43 @@ func writeSecrets(ctx context.Context, c *Cluster) error {
 	return nil
 }
 
+func newSecret(number int) controlplane.Secret {
+	return controlplane.Secret{Name: fmt.Sprintf("secret-%04d", number), Value: rand.Text()}
+}
+
 func secretsReadBack(ctx context.Context, c *Cluster) error {
 	for _, server := range c.apiservers {
 		for _, s := range c.secrets {
-			if err := server.checkSecret(ctx, s); err != nil {
-				return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.name, err, server.process.Tail())
+			if err := server.CheckSecret(ctx, s); err != nil {
+				return fmt.Errorf("%s: %w\n--- the end of the log of kube-apiserver\n%s", s.Name, err, server.Process.Tail())
 			}
 		}
 	}
+	return nil
+}
+
+func etcdHoldsCiphertext(ctx context.Context, c *Cluster) error {
+	keyID, err := c.keyID(ctx)
+	if err != nil {
+		return err
+	}
+	values, err := c.etcd.List(ctx, controlplane.SecretsPrefix)
+	if err != nil {
+		return err
+	}
+	if len(values) < len(c.secrets) {
+		return fmt.Errorf("etcd holds %d Secrets of %d", len(values), len(c.secrets))
+	}
+	for _, v := range values {
+		needed, err := v.KeyID(c.provider.Prefix(), c.secrets)
+		if err == nil && needed != keyID {
+			err = fmt.Errorf("it needs key_id %q, the plugin has %q", needed, keyID)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.Key, err)
+		}
+	}
+	c.say("%d values, all %s... under key_id %s", len(values), c.provider.Prefix(), keyID)
 	return nil
 }
 
@@ -68,11 +99,11 @@ func pluginGoesAway(ctx context.Context, c *Cluster) error {
 	}
 	for _, server := range c.apiservers {
 		err := process.Until(ctx, unhealthyLimit, "waiting for /healthz/kms-providers to fail", func(ctx context.Context) error {
-			if server.kmsHealth(ctx) == nil {
+			if server.KMSHealth(ctx) == nil {
 				return errors.New("it is still ok")
 			}
 			return nil
-		}, server.process)
+		}, server.Process)
 		if err != nil {
 			return err
 		}
@@ -96,7 +127,7 @@ func pluginComesBack(ctx context.Context, c *Cluster) error {
 func (c *Cluster) becomesHealthy(ctx context.Context) error {
 	for _, server := range c.apiservers {
 		err := process.Until(ctx, healthyLimit, "waiting for /healthz/kms-providers to be ok",
-			server.kmsHealth, server.process, c.plugin)
+			server.KMSHealth, server.Process, c.plugin)
 		if err != nil {
 			return err
 		}
@@ -120,7 +151,7 @@ func pluginRestarts(ctx context.Context, c *Cluster) error {
 // apiserverRestarts loses every seed that is cached: what follows needs Decrypt.
 func apiserverRestarts(ctx context.Context, c *Cluster) error {
 	for _, server := range c.apiservers {
-		if err := server.restart(ctx); err != nil {
+		if err := server.Restart(ctx); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"p11-kms.test/client/internal/controlplane"
 )
 
 const (
@@ -19,13 +21,13 @@ const (
 
 // traffic writes and reads Secrets all the time.
 type traffic struct {
-	server *apiserver
+	server *controlplane.Client
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 
-	mutex  sync.Mutex // guards what follows
-	next   int        // the number of the next Secret
-	stored []secret   // whose writes were acknowledged
+	mutex  sync.Mutex            // guards what follows
+	next   int                   // the number of the next Secret
+	stored []controlplane.Secret // whose writes were acknowledged
 	counts counts
 	// The first of each kind.
 	writeError, readError error
@@ -46,7 +48,7 @@ func (c counts) String() string {
 }
 
 // startTraffic begins with what is stored already, which is not empty.
-func startTraffic(ctx context.Context, server *apiserver, stored []secret) *traffic {
+func startTraffic(ctx context.Context, server *controlplane.Client, stored []controlplane.Secret) *traffic {
 	ctx, stop := context.WithCancel(ctx)
 	t := &traffic{server: server, stop: stop, next: len(stored) + 1, stored: stored}
 	for range writers {
@@ -59,7 +61,7 @@ func startTraffic(ctx context.Context, server *apiserver, stored []secret) *traf
 }
 
 // end waits for the requests in flight, and returns what is stored now.
-func (t *traffic) end() []secret {
+func (t *traffic) end() []controlplane.Secret {
 	t.stop()
 	t.done.Wait()
 	return t.stored
@@ -86,7 +88,7 @@ func (t *traffic) write(ctx context.Context) {
 	t.next++
 	t.mutex.Unlock()
 
-	err := t.server.createSecret(ctx, s)
+	_, err := t.server.CreateSecret(ctx, s)
 
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
@@ -97,7 +99,7 @@ func (t *traffic) write(ctx context.Context) {
 	}
 	t.counts.writesFailed++
 	if t.writeError == nil {
-		t.writeError = fmt.Errorf("writing %s: %w", s.name, err)
+		t.writeError = fmt.Errorf("writing %s: %w", s.Name, err)
 	}
 }
 
@@ -106,7 +108,7 @@ func (t *traffic) read(ctx context.Context) {
 	s := t.stored[rand.IntN(len(t.stored))]
 	t.mutex.Unlock()
 
-	err := t.server.checkSecret(ctx, s)
+	err := t.server.CheckSecret(ctx, s)
 
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
@@ -116,7 +118,7 @@ func (t *traffic) read(ctx context.Context) {
 	}
 	t.counts.readsFailed++
 	if t.readError == nil {
-		t.readError = fmt.Errorf("reading %s: %w", s.name, err)
+		t.readError = fmt.Errorf("reading %s: %w", s.Name, err)
 	}
 }
 

@@ -11,13 +11,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"p11-kms.test/client/internal/controlplane"
 )
 
 // store is as much of kube-apiserver as the traffic needs. It refuses every third
 // write, after it has been done.
 type store struct {
 	mutex   sync.Mutex
-	objects map[string]object
+	objects map[string]controlplane.Object
 	writes  int
 }
 
@@ -28,7 +30,7 @@ func (s *store) ServeHTTP(to http.ResponseWriter, request *http.Request) {
 		_ = json.NewEncoder(to).Encode(s.objects[path.Base(request.URL.Path)])
 		return
 	}
-	var written object
+	var written controlplane.Object
 	if err := json.NewDecoder(request.Body).Decode(&written); err != nil {
 		http.Error(to, err.Error(), http.StatusBadRequest)
 		return
@@ -36,19 +38,21 @@ func (s *store) ServeHTTP(to http.ResponseWriter, request *http.Request) {
 	s.objects[written.Metadata.Name] = written
 	if s.writes++; s.writes%3 == 0 {
 		http.Error(to, "the seed has expired", http.StatusInternalServerError)
+		return
 	}
+	_ = json.NewEncoder(to).Encode(written)
 }
 
 func TestOnlyAcknowledgedWritesCountAsWritten(t *testing.T) {
-	s := &store{objects: map[string]object{}}
+	s := &store{objects: map[string]controlplane.Object{}}
 	web := httptest.NewServer(s)
 	defer web.Close()
-	server := &apiserver{base: web.URL, http: web.Client()}
+	server := controlplane.NewClient(web.URL, "", web.Client())
 	first := newSecret(1)
-	if err := server.createSecret(t.Context(), first); err != nil {
+	if _, err := server.CreateSecret(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	traffic := startTraffic(t.Context(), server, []secret{first})
+	traffic := startTraffic(t.Context(), server, []controlplane.Secret{first})
 	stored := traffic.end()
 	before, _, _ := traffic.look()
 

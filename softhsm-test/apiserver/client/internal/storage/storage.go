@@ -71,6 +71,17 @@ func Check(ctx context.Context, file string, provider encryption.Provider) (*Res
 	return result, nil
 }
 
+// Seal makes of a plaintext what a kube-apiserver would write under that key of
+// etcd that has just asked the plugin for a seed: nobody else has this one cached.
+func Seal(ctx context.Context, file, key string, plaintext []byte) ([]byte, error) {
+	writer, err := start(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	defer writer.stop()
+	return writer.secrets.TransformToStorage(ctx, plaintext, value.DefaultContext(key))
+}
+
 // apiserver is the part of one that talks to the plugin.
 type apiserver struct {
 	secrets value.Transformer

@@ -54,8 +54,20 @@ func Make(ctx context.Context, dir, module string) (*Token, error) {
 // WriteConfig writes a config of p11-kms for the token, with a module that is
 // SoftHSM or passes calls on to it.
 func (t *Token) WriteConfig(file, module, endpoint string) error {
-	state := filepath.Join(t.Dir, "state")
-	if err := os.MkdirAll(state, 0o700); err != nil {
+	return t.WriteNodeConfig(file, Node{Module: module, Endpoint: endpoint, StateDir: filepath.Join(t.Dir, "state")})
+}
+
+// Node is what differs between the daemons on one token.
+type Node struct {
+	Module   string
+	Endpoint string
+	StateDir string
+	Keyring  string // further lines of that part of the config
+}
+
+// WriteNodeConfig is WriteConfig for one of several daemons.
+func (t *Token) WriteNodeConfig(file string, n Node) error {
+	if err := os.MkdirAll(n.StateDir, 0o700); err != nil {
 		return err
 	}
 	text := fmt.Sprintf(`[token]
@@ -67,11 +79,11 @@ profile = "softhsm"
 [keyring]
 label = "kms-client-kek"
 state-dir = %q
-
+%s
 [server]
 endpoint = %q
 allow-uids = [%d]
-`, module, Label, t.PINFile, state, endpoint, os.Getuid())
+`, n.Module, Label, t.PINFile, n.StateDir, n.Keyring, n.Endpoint, os.Getuid())
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 

@@ -1,4 +1,4 @@
-package cluster
+package controlplane
 
 import (
 	"encoding/base64"
@@ -7,12 +7,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	kmstypes "k8s.io/apiserver/pkg/storage/value/encrypt/envelope/kmsv2/v2"
-	"p11-kms.test/client/internal/encryption"
 )
 
-func TestIsCiphertext(t *testing.T) {
-	s := newSecret(1)
-	c := &Cluster{provider: encryption.Provider{Name: "p11-kms"}, secrets: []secret{s}}
+func TestKeyID(t *testing.T) {
+	s := Secret{Name: "secret", Value: "a value that nobody else has"}
 	value := func(prefix, keyID, data string) []byte {
 		object, err := proto.Marshal(&kmstypes.EncryptedObject{KeyID: keyID, EncryptedData: []byte(data)})
 		if err != nil {
@@ -26,15 +24,17 @@ func TestIsCiphertext(t *testing.T) {
 		value       []byte
 	}{
 		{"as it should be", "", value(prefix, "key", "scrambled")},
-		{"not encrypted", "it begins", []byte("k8s\x00" + s.value)},
+		{"not encrypted", "it begins", []byte("k8s\x00" + s.Value)},
 		{"another provider", "it begins", value("k8s:enc:kms:v2:other:", "key", "scrambled")},
-		{"plaintext inside", "it holds plaintext", value(prefix, "key", "..."+s.value)},
-		{"base64 inside", "it holds plaintext", value(prefix, "key", base64.StdEncoding.EncodeToString([]byte(s.value)))},
-		{"another KEK", "it needs key_id", value(prefix, "other", "scrambled")},
+		{"plaintext inside", "it holds plaintext", value(prefix, "key", "..."+s.Value)},
+		{"base64 inside", "it holds plaintext", value(prefix, "key", base64.StdEncoding.EncodeToString([]byte(s.Value)))},
 		{"no protobuf", "proto", []byte(prefix + "\xff")},
 	} {
-		err := c.isCiphertext(stored{"key", test.value}, "key")
-		if (err == nil) != (test.wrong == "") || (err != nil && !strings.Contains(err.Error(), test.wrong)) {
+		keyID, err := Stored{"key", test.value}.KeyID(prefix, []Secret{s})
+		switch {
+		case test.wrong == "" && (err != nil || keyID != "key"):
+			t.Errorf("%s: got %q, %v", test.name, keyID, err)
+		case test.wrong != "" && (err == nil || !strings.Contains(err.Error(), test.wrong)):
 			t.Errorf("%s: got %v", test.name, err)
 		}
 	}

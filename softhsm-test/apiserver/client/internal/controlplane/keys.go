@@ -1,4 +1,4 @@
-package cluster
+package controlplane
 
 import (
 	"crypto/ecdsa"
@@ -14,18 +14,17 @@ import (
 	"time"
 )
 
-// Files in the temporary directory.
+// Files in the directory of the control plane.
 const (
-	encryptionFile = "encryption.yaml"
 	tokenFile      = "tokens.csv"
 	tlsCertFile    = "tls.crt"
 	tlsKeyFile     = "tls.key"
 	accountKeyFile = "service-account.key"
 )
 
-// writeKeys makes what kube-apiserver wants to have before it starts, and the
-// token that we show to it.
-func writeKeys(dir string) error {
+// WriteKeys makes what every kube-apiserver of one control plane wants to have
+// before it starts, and the token that we show to them.
+func WriteKeys(dir string) error {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	if err := writeCertificate(file(tlsCertFile), file(tlsKeyFile)); err != nil {
 		return err
