@@ -1,6 +1,9 @@
 #![forbid(unsafe_code)]
 //! The command line: what may be said. What it does is in [`crate::commands`].
 
+mod etcd;
+mod key;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +11,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{DEFAULT_PATH, Endpoint};
 use crate::token::protocol::WORKER_COMMAND;
+
+pub use etcd::EtcdArgs;
+pub use key::{Destroy, Hash, ImportKey, KeyCommand, Wrapping};
 
 /// Kubernetes KMS v2 plugin: the key-encryption key stays in a PKCS#11 token.
 #[derive(Debug, Parser)]
@@ -75,7 +81,7 @@ pub enum Command {
     Serve,
     /// Check every precondition; one line each, with the remedy.
     Check,
-    /// Make and list KEKs.
+    /// Make, list, rotate, import and destroy KEKs.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Ask the running daemon how it is.
@@ -84,23 +90,11 @@ pub enum Command {
     Probe(Dial),
     /// Print the EncryptionConfiguration for kube-apiserver.
     EncryptionConfig(EncryptionConfig),
+    /// Count the stored objects that need each key_id, in etcd or in a snapshot of it.
+    Usage(EtcdArgs),
     /// The process that loads the PKCS#11 module. Started by `serve`.
     #[command(name = WORKER_COMMAND, hide = true)]
     TokenWorker,
-}
-
-/// What can be done with KEKs.
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Make the next generation on the token, never to be extracted.
-    Generate {
-        /// Its number, if it must be higher than the next one: where a KEK was lost, the
-        /// daemons take only what comes after it.
-        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-        generation: Option<u32>,
-    },
-    /// List the KEKs on the token.
-    List,
 }
 
 /// How to reach the daemon.

@@ -30,8 +30,8 @@ const STALE_INTERVALS: u32 = 3;
 pub struct Snapshot {
     /// [`OK`], or what is wrong and what to do.
     pub healthz: String,
-    /// The active key_id; the last one while there is none; empty if there never
-    /// was one.
+    /// The active key_id; the last one while there is none, also after a restart; empty
+    /// if there never was one.
     pub key_id: String,
 }
 
@@ -45,7 +45,6 @@ pub struct Health {
 
 struct State {
     round_trip: RoundTrip,
-    key_id: String,
     /// What Status said last, to log changes only.
     said: String,
 }
@@ -60,8 +59,7 @@ impl Health {
     /// Not well until the first round trip.
     #[must_use]
     pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration) -> Self {
-        let state =
-            State { round_trip: RoundTrip::None, key_id: String::new(), said: STARTING.to_owned() };
+        let state = State { round_trip: RoundTrip::None, said: STARTING.to_owned() };
         Self { token, keyring, interval, state: Mutex::new(state) }
     }
 
@@ -73,12 +71,11 @@ impl Health {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let active = self.keyring.active();
+        let key_id = match &active {
+            Ok(active) => active.key_id.to_string(),
+            Err(_) => self.keyring.last_key_id().map_or_else(String::new, |it| it.to_string()),
+        };
         let mut state = self.state();
-        if let Ok(kek) = &active
-            && state.key_id != kek.key_id.as_str()
-        {
-            kek.key_id.as_str().clone_into(&mut state.key_id);
-        }
         let healthz = match self.trouble(&state.round_trip, active.err()) {
             None => OK.to_owned(),
             Some(trouble) => trouble,
@@ -92,7 +89,7 @@ impl Health {
             notify::status(&healthz);
             state.said.clone_from(&healthz);
         }
-        Snapshot { healthz, key_id: state.key_id.clone() }
+        Snapshot { healthz, key_id }
     }
 
     fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
@@ -170,10 +167,13 @@ impl Health {
         // A new worker may stand before a token with other keys than the last one.
         let looked = self.keyring.look().await;
         match (looked, self.keyring.active()) {
-            (Err(error), _) => self.note::<()>(&Err(error)),
-            (Ok(()), Ok(kek)) => self.note(&self.round_trip(&kek).await),
+            // What was active still is: the log tells what could not be written down.
+            (Ok(()) | Err(keyring::Error::State(_)), Ok(active)) => {
+                self.note(&self.round_trip(&active.kek).await)
+            }
             // The search was a good round trip; Status tells that there is no KEK.
             (Ok(()), Err(_)) => self.note(&Ok(())),
+            (Err(error), _) => self.note::<()>(&Err(error)),
         }
     }
 
@@ -195,6 +195,8 @@ impl Health {
 fn blames_token(error: &keyring::Error) -> bool {
     match error {
         keyring::Error::NoActiveKek(_) | keyring::Error::UnknownKeyId(_) => false,
+        // Not the token's fault, but Status must tell.
+        keyring::Error::Record(_) | keyring::Error::State(_) => true,
         keyring::Error::Token(error) => match error {
             token::Error::QueueFull(_) | token::Error::Deadline | token::Error::Dropped => false,
             token::Error::Unavailable(_) => true,

@@ -30,12 +30,17 @@ pub mod keyring;
 pub mod token;
 pub mod worker;
 
+// Which KEK the stored objects need.
+pub mod usage;
+
 // Leaves.
 pub mod algorithm;
 pub mod config;
 pub mod generation;
 pub mod memory;
 pub mod secret;
+pub mod state;
+pub mod timestamp;
 
 // The command line.
 pub mod cli;

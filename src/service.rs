@@ -96,7 +96,8 @@ impl Service {
         let started = Instant::now();
         let kek = self.keyring.find(&request.key_id, time).await.map_err(told)?;
         let left = time.saturating_sub(started.elapsed());
-        let seed = self.keyring.unwrap(&kek, algorithm, &request.ciphertext, left).await;
+        let seed = self.keyring.unwrap(&kek, &request.key_id, algorithm, &request.ciphertext, left);
+        let seed = seed.await;
         self.note(algorithm, &seed);
         seed.map(Seed::into_exposed).map_err(told)
     }
@@ -143,12 +144,12 @@ impl KeyManagementService for Service {
         let call = Call::begin("Encrypt", &request, &request.get_ref().uid);
         let time = self.time_for(&request);
         match self.encrypt_seed(request.into_inner().plaintext, time).await {
-            Ok(Wrapped { blob, algorithm, kek }) => {
-                call.end(kek.key_id.as_str(), Ok(()));
+            Ok(Wrapped { blob, algorithm, active }) => {
+                call.end(active.key_id.as_str(), Ok(()));
                 let name = algorithm.name().as_bytes().to_vec();
                 Ok(Response::new(EncryptResponse {
                     ciphertext: blob,
-                    key_id: kek.key_id.as_str().to_owned(),
+                    key_id: active.key_id.as_str().to_owned(),
                     annotations: BTreeMap::from([(ALGORITHM_ANNOTATION.to_owned(), name)]),
                 }))
             }

@@ -11,10 +11,10 @@ mod common;
 use aes_kw::{KeyInit, KwAes256};
 use common::client::{request, request_for};
 use common::daemon::Daemon;
-use common::seed;
 use common::token::{GOOD, Token};
+use common::{eventually, seed};
 use p11_kms::generation::Generation;
-use p11_kms::keyring::KeyId;
+use p11_kms::keyring::{Epoch, KeyId};
 use p11_kms::token::protocol::Fingerprint;
 use serde_json::Value;
 use tonic::Code;
@@ -42,7 +42,8 @@ async fn a_key_of_another_tool_is_adopted_as_generation_0() {
     daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
 
     token.run(&["key", "generate"]).expect(0, &[]);
-    assert_eq!(listed(&token, "k8s-kek-0001")["state"], "active");
+    let is_active = || (listed(&token, "k8s-kek-0001")["state"] == "active").then_some(());
+    eventually("the new one to be active", async || is_active()).await;
     assert_eq!(listed(&token, "k8s-kek")["state"], "deactivated");
 }
 
@@ -80,7 +81,7 @@ fn known(generation: u32, key: &[u8]) -> Known {
     let mut room = [0; 40];
     cipher.wrap_key(Fingerprint::CONSTANT, &mut room).unwrap();
     let fingerprint = Fingerprint::new(room);
-    let key_id = KeyId::new(Generation::new(generation), 0, &fingerprint);
+    let key_id = KeyId::new(Generation::new(generation), Epoch::FIRST, &fingerprint);
     Known { cipher, fingerprint, key_id }
 }
 

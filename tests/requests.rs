@@ -171,7 +171,8 @@ async fn a_kek_that_a_neighbour_made_is_found_when_it_is_named() {
     token.run(&["key", "generate"]).expect(0, &[]);
     let elsewhere = format!("unix://{}", token.path("run/neighbour.sock").display());
     let setting = format!("server.endpoint={elsewhere}");
-    let neighbour = Daemon::spawn(&token, &[&setting]).at(&elsewhere);
+    let state = format!("keyring.state-dir={}", token.path("neighbour").display());
+    let neighbour = Daemon::spawn(&token, &[&setting, &state]).at(&elsewhere);
     neighbour.well().await;
     let written = neighbour.client().await.encrypt(&seed(2, 32)).await.unwrap();
     assert_ne!(written.key_id, before.key_id);

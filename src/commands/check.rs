@@ -78,10 +78,11 @@ pub(super) fn run(cli: &Cli) -> Result<Option<Exit>, Failed> {
     socket(&config, &mut findings);
     pin(&config, &mut findings);
     runtime()?.block_on(async {
-        let access = Access::start(&config);
+        let access = Access::start(&config)?;
         token(&access, &mut findings).await;
         access.close().await;
-    });
+        Ok::<_, Failed>(())
+    })?;
     cli.print(findings.text(), &findings.0)?;
     Ok((findings.worst() == Grade::Fail).then_some(Exit::No))
 }
@@ -202,8 +203,8 @@ fn mechanisms(report: &Report, findings: &mut Findings) {
 async fn keks(access: &Access, findings: &mut Findings) {
     let ring = access.keyring.ring();
     attributes(&ring, findings);
-    let kek = match access.keyring.active() {
-        Ok(kek) => kek,
+    let active = match access.keyring.active() {
+        Ok(active) => active,
         Err(error) => {
             return findings.add(
                 "active-kek",
@@ -213,7 +214,8 @@ async fn keks(access: &Access, findings: &mut Findings) {
             );
         }
     };
-    findings.pass("active-kek", format!("\"{}\", key_id {}", kek.label, kek.key_id));
+    let kek = &active.kek;
+    findings.pass("active-kek", format!("\"{}\", key_id {}", kek.label, active.key_id));
     let constant = Seed::new(Fingerprint::CONSTANT.to_vec());
     let client = &access.client;
     let round_trip = async {

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! What each command does, one file a command.
 
+mod age;
 mod check;
 mod encryption_config;
 mod key;
@@ -8,6 +9,7 @@ mod probe;
 mod serve;
 mod status;
 mod token_access;
+mod usage;
 mod watchdog;
 
 use std::fmt::Display;
@@ -30,6 +32,8 @@ pub enum Exit {
     Usage = 2,
     /// The token or the daemon cannot be reached, or refuses.
     Unreachable = 3,
+    /// It could be done, and would not be safe.
+    Refused = 4,
 }
 
 /// Why a command could not do its work.
@@ -42,6 +46,11 @@ pub struct Failed {
 impl Failed {
     fn new(exit: Exit, message: impl Display) -> Self {
         Self { exit, message: message.to_string() }
+    }
+
+    /// Says first what did not happen because of it.
+    fn because(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
     }
 }
 
@@ -96,6 +105,7 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
         Command::Status(dial) => status::run(cli, dial),
         Command::Probe(dial) => probe::run(cli, dial),
         Command::EncryptionConfig(wanted) => encryption_config::run(cli, wanted).map(|()| None),
+        Command::Usage(args) => usage::run(cli, args).map(|()| None),
         Command::TokenWorker => Ok(None),
     }
 }

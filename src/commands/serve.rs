@@ -8,17 +8,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::token_access::setup;
+use super::token_access::{keyring_settings, record, setup};
 use super::{Exit, Failed, runtime, watchdog};
 use crate::cli::Cli;
 use crate::config::{Config, PinError};
 use crate::health::Health;
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, Memory};
 use crate::proto::key_management_service_server::KeyManagementServiceServer;
 use crate::server::peer::AllowList;
 use crate::server::socket::{self, BoundSocket, SocketOptions};
 use crate::server::{self, Limits};
 use crate::service::{self, Service};
+use crate::state::StateDir;
 use crate::token::{self, Capacity, Workers};
 use crate::{memory, notify};
 
@@ -27,14 +28,21 @@ const LOGOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     let config = cli.load_config()?;
-    tell_what_is_not_in_effect(&config);
     if let Err(warning) = memory::lock() {
         warn!("{warning}");
     }
     refuse_open_pin(&config)?;
     // Before any thread or worker exists: binding sets the umask of the process.
     let socket = bind(&config)?;
-    runtime()?.block_on(serve(cli, config, socket))
+    let memory = remember(&config)?;
+    runtime()?.block_on(serve(cli, config, socket, memory))
+}
+
+/// The state directory is this daemon's until it ends.
+fn remember(config: &Config) -> Result<Memory, Failed> {
+    let dir = StateDir::open(&config.keyring.state_dir)
+        .map_err(|error| Failed::new(Exit::Usage, error))?;
+    Ok(Memory::kept(dir, record(config)?))
 }
 
 fn bind(config: &Config) -> Result<BoundSocket, Failed> {
@@ -51,7 +59,12 @@ fn bind(config: &Config) -> Result<BoundSocket, Failed> {
     bound.map_err(|error| Failed::new(Exit::Usage, error))
 }
 
-async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Failed> {
+async fn serve(
+    cli: &Cli,
+    config: Config,
+    socket: BoundSocket,
+    memory: Memory,
+) -> Result<(), Failed> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangups = signal(SignalKind::hangup())?;
@@ -73,7 +86,8 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     let keyring = Arc::new(Keyring::new(
         client.clone(),
         config.keyring.label.clone(),
-        config.token.allow_weak_kek,
+        keyring_settings(&config),
+        memory,
     ));
     let health = Arc::new(Health::new(client, keyring.clone(), config.health.interval));
     let service = KeyManagementServiceServer::new(Service::new(
@@ -106,6 +120,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     scans.abort();
     probes.abort();
     watchdog.abort();
+    running.keyring.settle().await;
     running.workers.stop(LOGOUT).await;
     match served {
         Ok(drained) => {
@@ -116,7 +131,7 @@ async fn serve(cli: &Cli, config: Config, socket: BoundSocket) -> Result<(), Fai
     }
 }
 
-/// Looks for new KEKs every interval. Never ends.
+/// Looks for new KEKs every interval, and at the moment when one becomes active. Never ends.
 async fn scan(keyring: Arc<Keyring>, every: Duration) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,7 +139,10 @@ async fn scan(keyring: Arc<Keyring>, every: Duration) {
     tick.tick().await;
     let mut said = None;
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = keyring.due() => {}
+        }
         let trouble = keyring.look_afresh().await.err();
         // Once until it changes: trouble that stays fills no disk.
         if let Some(error) = trouble.as_ref().filter(|_| trouble != said) {
@@ -191,6 +209,7 @@ impl Running {
         );
         compare("keyring.label", old.keyring.label == new.keyring.label);
         compare("keyring.scan-interval", old.keyring.scan_interval == new.keyring.scan_interval);
+        compare("keyring.state-dir", old.keyring.state_dir == new.keyring.state_dir);
         compare("health.interval", old.health.interval == new.health.interval);
         compare("token.workers", old.token.profile.workers == new.token.profile.workers);
         for name in fixed {
@@ -199,7 +218,7 @@ impl Running {
         let mut new_setup = setup(&new);
         new_setup.label.clone_from(&self.config.keyring.label);
         self.allow.replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
-        self.keyring.set_allow_weak(new.token.allow_weak_kek);
+        self.keyring.set(keyring_settings(&new));
         self.workers.reconfigure(new_setup);
         self.config = new;
         info!("SIGHUP: config and PIN are read again, the workers are being replaced");
@@ -217,15 +236,5 @@ fn refuse_open_pin(config: &Config) -> Result<(), Failed> {
             | PinError::NoCredentials(_)),
         ) => Err(Failed::new(Exit::Usage, error)),
         _ => Ok(()),
-    }
-}
-
-/// Keys of the contract that this version reads but does not act on yet.
-fn tell_what_is_not_in_effect(config: &Config) {
-    if !config.keyring.activation_delay.is_zero() {
-        info!(
-            "keyring.activation-delay and keyring.state-dir are not in effect in this version: \
-             a new KEK is active as soon as it is seen"
-        );
     }
 }

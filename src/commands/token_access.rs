@@ -1,12 +1,15 @@
 #![forbid(unsafe_code)]
 //! How every command reaches the token: through a worker, as `serve` does.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Exit, Failed};
 use crate::config::Config;
-use crate::keyring::Keyring;
+use crate::generation::Generation;
+use crate::keyring::{Epoch, Keyring, Memory, Record, Reinstated, Rules, Settings};
+use crate::state;
 use crate::token::protocol::{Class, Failure, Report, Setup};
 use crate::token::{self, Capacity, Client, Workers};
 
@@ -30,6 +33,36 @@ pub(super) fn setup(config: &Config) -> Setup {
     }
 }
 
+/// When what becomes active, and which keys are taken, out of the config.
+pub(super) fn keyring_settings(config: &Config) -> Settings {
+    let reinstate = config.keyring.reinstate.and_then(|wanted| {
+        let epoch = Epoch::new(wanted.epoch)?;
+        Some(Reinstated { epoch, generation: Generation::new(wanted.generation) })
+    });
+    Settings {
+        allow_weak: config.token.allow_weak_kek,
+        allow_imported: config.token.allow_imported_kek,
+        rules: Rules { delay: config.keyring.activation_delay, reinstate },
+    }
+}
+
+/// The record in the state directory; an empty one if there is none.
+pub(super) fn record(config: &Config) -> Result<Record, Failed> {
+    let dir = &config.keyring.state_dir;
+    let usage = |error: &dyn Display| Failed::new(Exit::Usage, error);
+    let text = state::read(dir).map_err(|error| usage(&error))?;
+    let Some(text) = text else { return Ok(Record::default()) };
+    Record::parse(&text, &config.keyring.label).map_err(|bad| {
+        let file = dir.join(state::FILE).display().to_string();
+        usage(&format_args!(
+            "keyring.state-dir: {file} is not to be trusted: {bad}. Move it away (mv {file} \
+             {file}.bad) and start again: the copy on the token is taken then, or, if the token \
+             keeps none, the highest generation on it becomes active. Compare `p11-kms key list` \
+             with a node that is well"
+        ))
+    })
+}
+
 /// A command's own worker, with one session.
 pub(super) struct Access {
     pub(super) client: Client,
@@ -39,16 +72,25 @@ pub(super) struct Access {
 
 impl Access {
     /// Starts the worker. Must be called within the runtime.
-    pub(super) fn start(config: &Config) -> Self {
+    ///
+    /// # Errors
+    /// The state directory holds no record that could be trusted.
+    pub(super) fn start(config: &Config) -> Result<Self, Failed> {
+        let memory = Memory::read(record(config)?);
         let mut setup = setup(config);
         setup.profile.sessions = 1;
         let (client, workers) = token::start(setup, Capacity { workers: 1, queue_length: 16 });
         let keyring = Arc::new(Keyring::new(
             client.clone(),
             config.keyring.label.clone(),
-            config.token.allow_weak_kek,
+            // A command waits for no KEK and puts none back: that is the daemon's.
+            Settings {
+                rules: Rules { delay: Duration::MAX, reinstate: None },
+                ..keyring_settings(config)
+            },
+            memory,
         ));
-        Self { client, keyring, workers }
+        Ok(Self { client, keyring, workers })
     }
 
     /// Waits until the token is there, and looks at its KEKs.

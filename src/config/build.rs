@@ -8,11 +8,15 @@ use std::time::Duration;
 use nix::unistd::{Group, User};
 
 use super::profile::{self, DEFAULT_PROFILE, Method, PROFILE_KEYS, Profile};
+use super::reinstate::reinstate;
 use super::source::Settings;
 use super::value::{
     Value, absolute_path, boolean, count, duration, list, plain_text, quoted, small_number, text,
 };
-use super::{Config, Endpoint, Health, Keyring, PinSource, Server, Token, TokenUri};
+use super::{
+    Config, DEFAULT_PREFIX, Endpoint, Etcd, EtcdEndpoint, Health, Keyring, PinSource, Server,
+    Token, TokenUri,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,7 +32,8 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
     let health = Health {
         interval: settings.read_or("health.interval", 10 * SECOND, duration(SECOND, 600 * SECOND)),
     };
-    Some(Config { token: token?, keyring, server, health })
+    let etcd = etcd(settings);
+    Some(Config { token: token?, keyring, server, health, etcd })
 }
 
 fn token(settings: &mut Settings) -> Option<Token> {
@@ -53,6 +58,7 @@ fn token(settings: &mut Settings) -> Option<Token> {
         profile: profile?,
         require_fips,
         allow_weak_kek,
+        allow_imported_kek: settings.read_or("token.allow-imported-kek", false, boolean),
     })
 }
 
@@ -131,8 +137,7 @@ fn refuse_ecb(settings: &mut Settings, profile: &Profile) {
 }
 
 fn keyring(settings: &mut Settings) -> Keyring {
-    // The warning that these two have no effect yet is the daemon's.
-    let delay = duration(Duration::from_nanos(1), 24 * HOUR);
+    let delay = duration(Duration::ZERO, 24 * HOUR);
     Keyring {
         label: settings.read_or("keyring.label", "k8s-kek".into(), label),
         scan_interval: settings.read_or(
@@ -146,6 +151,7 @@ fn keyring(settings: &mut Settings) -> Keyring {
             PathBuf::from("/var/lib/p11-kms"),
             absolute_path,
         ),
+        reinstate: settings.read("keyring.reinstate", reinstate),
     }
 }
 
@@ -261,5 +267,36 @@ fn id(
             Err(format!("there is no {kind} {}: create it or write a number", quoted(&name)))
         }
         Err(error) => Err(format!("cannot look {kind} {} up: {error}", quoted(&name))),
+    }
+}
+
+/// `[etcd]`. What is missing there may come from a flag, so only what contradicts
+/// itself is refused.
+pub(super) fn etcd(settings: &mut Settings) -> Etcd {
+    let endpoints = settings.read_or("etcd.endpoints", Vec::new(), endpoints);
+    let etcd = Etcd {
+        endpoints,
+        cacert: settings.read("etcd.cacert", absolute_path),
+        cert: settings.read("etcd.cert", absolute_path),
+        key: settings.read("etcd.key", absolute_path),
+        snapshot: settings.read("etcd.snapshot", absolute_path),
+        prefix: settings.read_or("etcd.prefix", DEFAULT_PREFIX.into(), plain_text),
+    };
+    if etcd.snapshot.is_some() && !etcd.endpoints.is_empty() {
+        settings.refuse("etcd.snapshot", "etcd.endpoints is set as well: keep one of the two");
+    }
+    etcd
+}
+
+/// A list, or one text with commas as etcdctl takes it.
+fn endpoints(value: &Value) -> Result<Vec<EtcdEndpoint>, String> {
+    let one = |value: &Value| {
+        let text = text(value)?;
+        text.parse::<EtcdEndpoint>().map_err(|error| format!("{error}, not {}", quoted(&text)))
+    };
+    match value {
+        Value::Text(words) => list(one)(&Value::Words(words.clone())),
+        Value::List(_) | Value::Words(_) => list(one)(value),
+        _ => Err("must be a list, such as [\"https://10.0.0.1:2379\"]".into()),
     }
 }

@@ -19,9 +19,10 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "profile",
             "require-fips",
             "allow-weak-kek",
+            "allow-imported-kek",
         ],
     ),
-    ("keyring", &["label", "scan-interval", "activation-delay", "state-dir"]),
+    ("keyring", &["label", "scan-interval", "activation-delay", "state-dir", "reinstate"]),
     (
         "server",
         &[
@@ -41,17 +42,12 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("health", &["interval"]),
     ("metrics", &[]),
     ("audit", &[]),
-    ("etcd", &[]),
+    ("etcd", &["endpoints", "cacert", "cert", "key", "snapshot", "prefix"]),
 ];
 
 /// Keys that later versions will know. To accept one now would make somebody
 /// believe that it works.
-const LATER: &[(&str, &[&str])] = &[
-    ("keyring", &["reinstate"]),
-    ("metrics", &["listen"]),
-    ("audit", &["file"]),
-    ("etcd", &["endpoints", "cacert", "cert", "key", "snapshot"]),
-];
+const LATER: &[(&str, &[&str])] = &[("metrics", &["listen"]), ("audit", &["file"])];
 
 /// Variables that are flags or belong to tools, and no keys.
 const FOREIGN: &[&str] = &["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE"];

@@ -15,17 +15,21 @@ use std::time::Duration;
 mod build;
 mod endpoint;
 mod error;
+mod etcd;
 mod keys;
 pub mod pin;
 pub mod profile;
+mod reinstate;
 mod source;
 pub mod uri;
 mod value;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ConfigError;
+pub use etcd::{DEFAULT_PREFIX, Etcd, EtcdEndpoint, EtcdEndpointError};
 pub use pin::{PinError, PinSource, Stamp};
 pub use profile::{EcbMechanism, Login, Method, Profile, ValueLen};
+pub use reinstate::Reinstate;
 pub use uri::{TokenUri, UriError};
 
 use source::Settings;
@@ -44,6 +48,8 @@ pub struct Config {
     pub server: Server,
     /// `[health]`: how often the token is tried.
     pub health: Health,
+    /// `[etcd]`: where the stored objects can be counted.
+    pub etcd: Etcd,
 }
 
 /// Which token, and how to use it.
@@ -61,6 +67,9 @@ pub struct Token {
     pub require_fips: bool,
     /// Accept a KEK that could leave the token. For tests.
     pub allow_weak_kek: bool,
+    /// Accept every KEK that was brought onto the token, not only those that `key import`
+    /// brought. For tokens that store no data objects.
+    pub allow_imported_kek: bool,
 }
 
 /// Which keys on the token are KEKs, and when a new one is used.
@@ -73,8 +82,10 @@ pub struct Keyring {
     /// How long a new KEK is only read with, so that every node knows it before
     /// one of them writes with it: at most 24 h.
     pub activation_delay: Duration,
-    /// Where the highest active generation is kept, an absolute path.
+    /// Where the daemon keeps how far the keyring has come, an absolute path.
     pub state_dir: PathBuf,
+    /// The older KEK that is to be active again, if the operator wants that.
+    pub reinstate: Option<Reinstate>,
 }
 
 /// The socket for kube-apiserver, who may use it, and its limits.
@@ -121,11 +132,7 @@ impl Config {
         env: impl Iterator<Item = (OsString, OsString)>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let text = source::read_file(path).map_err(|error| {
-            let what = format!("cannot read the configuration: {error}; --config names another");
-            ConfigError::about(path.display().to_string(), what)
-        })?;
-        Self::parse(path, &text, env, overrides)
+        Self::parse(path, &read(path)?, env, overrides)
     }
 
     /// As [`Config::load`], with the text of the file at hand: `path` only names it
@@ -139,13 +146,50 @@ impl Config {
         env: impl Iterator<Item = (OsString, OsString)>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let mut settings = Settings::new(path.display().to_string());
-        settings.add_config(text)?;
-        settings.add_environment(env);
-        settings.add_overrides(overrides);
+        let mut settings = gather(path, text, env, overrides)?;
         let config = build::config(&mut settings);
         settings.finish(config)
     }
+}
+
+impl Etcd {
+    /// Reads `[etcd]` alone: who counts needs no token. With `optional` a file that is
+    /// not there is as good as an empty one.
+    ///
+    /// # Errors
+    /// As of [`Config::load`].
+    pub fn load(
+        path: &Path,
+        optional: bool,
+        env: impl Iterator<Item = (OsString, OsString)>,
+        overrides: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        let absent = optional && path.try_exists().is_ok_and(|there| !there);
+        let text = if absent { String::new() } else { read(path)? };
+        let mut settings = gather(path, &text, env, overrides)?;
+        let etcd = build::etcd(&mut settings);
+        settings.finish(Some(etcd))
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    source::read_file(path).map_err(|error| {
+        let what = format!("cannot read the configuration: {error}; --config names another");
+        ConfigError::about(path.display().to_string(), what)
+    })
+}
+
+fn gather(
+    path: &Path,
+    text: &str,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    overrides: &[(String, String)],
+) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::new(path.display().to_string());
+    settings.add_config(text)?;
+    settings.add_environment(env);
+    settings.add_overrides(overrides);
+    Ok(settings)
 }
 
 #[cfg(test)]

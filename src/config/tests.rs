@@ -39,6 +39,7 @@ fn the_least_brings_the_defaults() {
         scan_interval: Duration::from_secs(10),
         activation_delay: Duration::from_secs(60),
         state_dir: "/var/lib/p11-kms".into(),
+        reinstate: None,
     };
     assert_eq!(config.keyring, keyring);
     let server = Server {
@@ -55,6 +56,15 @@ fn the_least_brings_the_defaults() {
     };
     assert_eq!(config.server, server);
     assert_eq!(config.health, Health { interval: Duration::from_secs(10) });
+    let etcd = Etcd {
+        endpoints: vec![],
+        cacert: None,
+        cert: None,
+        key: None,
+        snapshot: None,
+        prefix: "/registry".into(),
+    };
+    assert_eq!(config.etcd, etcd);
 }
 
 #[test]
@@ -91,6 +101,12 @@ fn every_key_is_read() {
         interval = "10m"
         [metrics]
         [audit]
+        [etcd]
+        endpoints = ["https://10.0.0.1:2379", "10.0.0.2:2379"]
+        cacert = "/ca"
+        cert = "/cert"
+        key = "/key"
+        prefix = "/kubernetes.io"
         "#,
         &[],
         &[],
@@ -108,6 +124,42 @@ fn every_key_is_read() {
     assert_eq!(config.server.allow_gids, [5]);
     assert_eq!((config.server.max_connections, config.server.max_streams), (2, 3));
     assert_eq!(config.health.interval, Duration::from_secs(600));
+    let etcd = Etcd {
+        endpoints: etcd_endpoints(&["https://10.0.0.1:2379", "10.0.0.2:2379"]),
+        cacert: Some("/ca".into()),
+        cert: Some("/cert".into()),
+        key: Some("/key".into()),
+        snapshot: None,
+        prefix: "/kubernetes.io".into(),
+    };
+    assert_eq!(config.etcd, etcd);
+}
+
+fn etcd_endpoints(texts: &[&str]) -> Vec<EtcdEndpoint> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn etcd_is_read_alone_and_its_endpoints_in_three_forms() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let load = |optional, env: &[(&str, &str)], flags: &[(&str, &str)]| {
+        let env = env.iter().map(|(name, value)| (name.into(), value.into()));
+        let flags: Vec<_> = flags.iter().map(|(key, v)| (key.to_string(), v.to_string())).collect();
+        Etcd::load(&path, optional, env, &flags).map_err(|error| error.to_string())
+    };
+    assert!(load(false, &[], &[]).unwrap_err().contains("cannot read the configuration"));
+    assert_eq!(load(true, &[], &[]).unwrap(), Etcd::default());
+    let both = etcd_endpoints(&["https://a:1", "b:2"]);
+    let variable = [("P11_KMS_ETCD__ENDPOINTS", "https://a:1, b:2")];
+    assert_eq!(load(true, &variable, &[]).unwrap().endpoints, both);
+    assert_eq!(load(true, &[], &[("etcd.endpoints", "https://a:1,b:2")]).unwrap().endpoints, both);
+    // No [token] is asked for, but nothing unknown is taken either.
+    fs::write(&path, "[etcd]\nendpoints = 'https://a:1,b:2'\n").unwrap();
+    assert_eq!(load(false, &[], &[]).unwrap().endpoints, both);
+    fs::write(&path, "[etcd]\nendpoint = 'https://a:1'\n").unwrap();
+    let error = load(true, &[], &[]).unwrap_err();
+    assert!(error.contains("line 2: etcd.endpoint: unknown key; did you mean etcd.endpoints?"));
 }
 
 #[test]
@@ -168,13 +220,24 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
         ("[server]\nallow-gids = [4294967295]", "server.allow-gids: every item must be from 0 to"),
         ("[server]\nallow-uids = []", "server.allow-uids: nobody could connect: list a user"),
         ("[server]\nv1beta1 = true", "server.v1beta1: KMS v1 is not available in this version"),
-        ("[keyring]\nreinstate = { generation = 1 }", "keyring.reinstate: not available in this"),
+        ("[keyring]\nreinstate = { generation = 1 }", "write it as { generation = 1, epoch = 1 }"),
+        ("[keyring]\nreinstate = 1", "write it as { generation = 1, epoch = 1 }"),
         (
             "[metrics]\nlisten = '127.0.0.1:1'",
             "line 6: metrics.listen: not available in this version",
         ),
         ("[audit]\nfile = 'journal'", "audit.file: not available in this version"),
-        ("[etcd]\nendpoints = []", "etcd.endpoints: not available in this version"),
+        ("[etcd]\nendpoints = 1", "line 6: etcd.endpoints: must be a list, such as [\"https"),
+        (
+            "[etcd]\nendpoints = ['10.0.0.1']",
+            "line 6: etcd.endpoints: every item is not a member of etcd: write it as \
+             https://10.0.0.1:2379, not \"10.0.0.1\"",
+        ),
+        ("[etcd]\nkey = 'etcd.key'", "line 6: etcd.key: must be an absolute path that starts"),
+        (
+            "[etcd]\nendpoints = 'a:1'\nsnapshot = '/s'",
+            "line 7: etcd.snapshot: etcd.endpoints is set as well: keep one of the two",
+        ),
         ("[metrics]\nlistn = 1", "metrics.listn: unknown key"),
     ] {
         let error = error(more);

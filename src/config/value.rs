@@ -23,6 +23,8 @@ pub(super) enum Value {
     Boolean(bool),
     /// A TOML array.
     List(Vec<Value>),
+    /// A TOML table, in its order.
+    Table(Vec<(String, Value)>),
     /// A kind that no key wants.
     Other(&'static str),
     /// From the environment or a flag: the key decides what it means.
@@ -41,7 +43,14 @@ impl Value {
             }
             DeValue::Float(_) => Self::Other("a number with a fraction"),
             DeValue::Datetime(_) => Self::Other("a date"),
-            DeValue::Table(_) => Self::Other("a table"),
+            DeValue::Table(pairs) => Self::Table(
+                pairs
+                    .iter()
+                    .map(|(name, value)| {
+                        (name.get_ref().to_string(), Self::from_toml(value.get_ref()))
+                    })
+                    .collect(),
+            ),
         }
     }
 
@@ -51,6 +60,7 @@ impl Value {
             Self::Integer(_) => "a number",
             Self::Boolean(_) => "true or false",
             Self::List(_) => "a list",
+            Self::Table(_) => "a table",
             Self::Other(kind) => kind,
         }
     }

@@ -2,15 +2,22 @@
 //! One KEK: what makes it fit for use, and the name that the cluster knows it by.
 
 use std::fmt;
-use std::fmt::Write as _;
+use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::record::Record;
 use crate::generation::Generation;
+use crate::timestamp::Timestamp;
 use crate::token::protocol::{Attributes, Fingerprint, FoundKey, Method};
 
 /// Sets our hashes apart from everybody else's, and this form from later ones.
 const KEY_ID_DOMAIN: &[u8] = b"p11-kms key_id v1\0";
+
+/// A start date is no more exact than this.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// `CKA_VALUE_LEN` of AES-256, in bytes.
 const AES_256: u64 = 32;
@@ -21,21 +28,62 @@ const AES_256: u64 = 32;
 /// big-endian) and the fingerprint. The same KEK has the same name on every
 /// node and every clone of the token; another KEK under the same label has
 /// another name. Kubernetes wants it stable, public and never used twice.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct KeyId(String);
 
-impl KeyId {
-    /// The name of a KEK in one epoch. The epoch counts how often an older KEK
-    /// was put back on purpose; it begins at 0.
+/// Counts how often an older KEK of a keyring was made active again on purpose.
+///
+/// Kubernetes wants no key_id to be used twice, not even for the same key that was put back
+/// (its A_001 rule), so the epoch goes into the key_id.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(u32);
+
+impl Epoch {
+    /// That of a KEK that became active as the newest one.
+    pub const FIRST: Self = Self(0);
+
+    /// The last one: every KEK answers to the names of all epochs, so there are not many.
+    pub const LAST: Self = Self(63);
+
+    /// The epoch of that number; `None` above [`Self::LAST`].
     #[must_use]
-    pub fn new(generation: Generation, epoch: u32, fingerprint: &Fingerprint) -> Self {
+    pub const fn new(number: u32) -> Option<Self> {
+        if number <= Self::LAST.0 { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// All there are.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (Self::FIRST.0..=Self::LAST.0).map(Self)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl KeyId {
+    /// The name of a KEK in one epoch.
+    #[must_use]
+    pub fn new(generation: Generation, epoch: Epoch, fingerprint: &Fingerprint) -> Self {
         let digest = Sha256::new()
             .chain_update(KEY_ID_DOMAIN)
             .chain_update(generation.number().to_be_bytes())
-            .chain_update(epoch.to_be_bytes())
+            .chain_update(epoch.0.to_be_bytes())
             .chain_update(fingerprint.as_bytes())
             .finalize();
-        Self(hex(&digest))
+        Self(HEXLOWER.encode(&digest))
     }
 
     /// As it goes over the wire.
@@ -54,22 +102,13 @@ impl KeyId {
 /// The form that a key_id has in kube-apiserver's metrics.
 #[must_use]
 pub fn metrics_label(key_id: &str) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(key_id.as_bytes())))
+    format!("sha256:{}", HEXLOWER.encode(&Sha256::digest(key_id.as_bytes())))
 }
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// A KEK that may be used.
@@ -81,7 +120,7 @@ pub struct Kek {
     pub label: String,
     /// Which key it is.
     pub fingerprint: Fingerprint,
-    /// The name that the cluster knows it by.
+    /// Its name in the first epoch.
     pub key_id: KeyId,
     /// Its `CKA_ID` in hex, by which other tools find it.
     pub id: String,
@@ -91,6 +130,17 @@ pub struct Kek {
     pub attributes: Attributes,
     /// What is weak about it, if the config allows weak KEKs.
     pub weaknesses: Vec<String>,
+}
+
+impl Kek {
+    /// Since when it is known, at the latest: the day that the token tells, or this moment. The
+    /// token's clock may be ahead.
+    #[must_use]
+    pub fn first_known(&self, now: Timestamp) -> Timestamp {
+        let day = self.start_date.as_deref().and_then(Timestamp::of_day);
+        // Of today nothing more exact is known than that it is over, up to now.
+        day.filter(|day| now.since(*day) >= A_DAY).unwrap_or(now)
+    }
 }
 
 /// A key of the keyring's label that must not be used.
@@ -122,6 +172,9 @@ pub struct Policy {
     pub method: Method,
     /// Take a KEK that could leave the token. For tests.
     pub allow_weak: bool,
+    /// Take every KEK that was brought onto the token from elsewhere, not only those that the
+    /// record names. For tokens that keep no record.
+    pub allow_imported: bool,
 }
 
 impl Policy {
@@ -129,17 +182,20 @@ impl Policy {
     ///
     /// # Errors
     /// [`Refused`] with every attribute that is wrong.
-    pub fn judge(self, key: FoundKey) -> Result<Kek, Refused> {
+    pub fn judge(self, key: FoundKey, record: &Record) -> Result<Kek, Refused> {
         let FoundKey { label, generation, id, start_date, attributes, fingerprint } = key;
-        let id = hex(&id);
-        let weaknesses = weaknesses(&attributes);
+        let id = HEXLOWER.encode(&id);
+        let key_id = |it: &Fingerprint| KeyId::new(generation, Epoch::FIRST, it);
+        let known = fingerprint.as_ref().ok().and_then(|it| record.keks.get(&key_id(it)));
+        let may_be_imported = self.allow_imported || known.is_some_and(|known| known.imported);
+        let weaknesses = weaknesses(&attributes, may_be_imported);
         let mut reasons = self.hindrances(&attributes);
         if !self.allow_weak {
             reasons.extend(weaknesses.iter().cloned());
         }
         match fingerprint {
             Ok(fingerprint) if reasons.is_empty() => {
-                let key_id = KeyId::new(generation, 0, &fingerprint);
+                let key_id = key_id(&fingerprint);
                 Ok(Kek {
                     generation,
                     label,
@@ -191,7 +247,7 @@ impl Policy {
 
 /// What would let it leave the token. An attribute that the token does not tell
 /// counts as wrong, but for the two that only history can set.
-fn weaknesses(attributes: &Attributes) -> Vec<String> {
+fn weaknesses(attributes: &Attributes, may_be_imported: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut demand = |name: &str, is: Option<bool>, wanted: bool| {
         if is != Some(wanted) {
@@ -202,7 +258,9 @@ fn weaknesses(attributes: &Attributes) -> Vec<String> {
     demand("CKA_PRIVATE", attributes.private, true);
     demand("CKA_SENSITIVE", attributes.sensitive, true);
     demand("CKA_EXTRACTABLE", attributes.extractable, false);
-    if attributes.never_extractable.is_some() {
+    // One that was brought here was outside: the token says so by these two together.
+    let imported = may_be_imported && attributes.local == Some(false);
+    if attributes.never_extractable.is_some() && !imported {
         demand("CKA_NEVER_EXTRACTABLE", attributes.never_extractable, true);
     }
     reasons
@@ -213,7 +271,8 @@ pub(super) mod tests {
     use super::*;
     use crate::token::protocol::{Class, Failure};
 
-    pub(crate) const POLICY: Policy = Policy { method: Method::Object, allow_weak: false };
+    pub(crate) const POLICY: Policy =
+        Policy { method: Method::Object, allow_weak: false, allow_imported: false };
 
     pub(crate) fn good_key(number: u32, fill: u8) -> FoundKey {
         let generation = Generation::new(number);
@@ -243,14 +302,14 @@ pub(super) mod tests {
     fn refused(change: impl FnOnce(&mut FoundKey)) -> String {
         let mut key = good_key(1, 1);
         change(&mut key);
-        POLICY.judge(key).unwrap_err().to_string()
+        POLICY.judge(key, &Record::default()).unwrap_err().to_string()
     }
 
     #[test]
     fn the_key_id_is_fixed_for_ever() {
         // Computed with: printf 'p11-kms key_id v1\0\0\0\0\1\0\0\0\0' + 40 bytes 0x07 | sha256sum.
         // If this test fails, every cluster would see a rotation that was none.
-        let id = KeyId::new(Generation::new(1), 0, &Fingerprint::new([7; 40]));
+        let id = KeyId::new(Generation::new(1), Epoch::FIRST, &Fingerprint::new([7; 40]));
         assert_eq!(id.as_str(), "dec1d0b25edd94e6f539a46483d5c0599470a2b601fa2865ae68516361728a65");
         assert!(id.as_metrics_label().starts_with("sha256:"));
         assert_eq!(id.as_metrics_label().len(), 7 + 64);
@@ -259,7 +318,7 @@ pub(super) mod tests {
     #[test]
     fn generation_epoch_and_material_all_change_the_key_id() {
         let id = |generation, epoch, fill| {
-            KeyId::new(Generation::new(generation), epoch, &Fingerprint::new([fill; 40]))
+            KeyId::new(Generation::new(generation), Epoch(epoch), &Fingerprint::new([fill; 40]))
         };
         let ids = [id(1, 0, 7), id(2, 0, 7), id(1, 1, 7), id(1, 0, 8)];
         for (index, one) in ids.iter().enumerate() {
@@ -271,7 +330,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_good_key_is_taken() {
-        assert_eq!(POLICY.judge(good_key(1, 1)).unwrap().weaknesses, Vec::<String>::new());
+        assert_eq!(
+            POLICY.judge(good_key(1, 1), &Record::default()).unwrap().weaknesses,
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -299,12 +361,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_imported_kek_is_taken_if_the_record_or_the_config_says_so() {
+        let mut key = good_key(1, 1);
+        key.attributes.never_extractable = Some(false);
+        key.attributes.always_sensitive = Some(false);
+        key.attributes.local = Some(false);
+        let mut record = Record::default();
+        assert!(POLICY.judge(key.clone(), &record).is_err());
+        let allowing = Policy { allow_imported: true, ..POLICY };
+        assert!(allowing.judge(key.clone(), &record).is_ok());
+        let key_id = KeyId::new(key.generation, Epoch::FIRST, &Fingerprint::new([1; 40]));
+        record.known(&key_id, key.generation).imported = true;
+        assert_eq!(POLICY.judge(key.clone(), &record).unwrap().weaknesses, Vec::<String>::new());
+        // Made here, and extractable once: that is no import.
+        key.attributes.local = Some(true);
+        assert!(POLICY.judge(key, &record).is_err());
+    }
+
+    #[test]
     fn allow_weak_allows_what_is_weak_but_not_what_is_useless() {
         let policy = Policy { allow_weak: true, ..POLICY };
         let mut key = good_key(1, 1);
         key.attributes.extractable = Some(true);
-        assert_eq!(policy.judge(key.clone()).unwrap().weaknesses.len(), 1);
+        assert_eq!(policy.judge(key.clone(), &Record::default()).unwrap().weaknesses.len(), 1);
         key.attributes.value_len = Some(16);
-        assert!(policy.judge(key).is_err());
+        assert!(policy.judge(key, &Record::default()).is_err());
     }
 }

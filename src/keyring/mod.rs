@@ -1,21 +1,33 @@
 #![forbid(unsafe_code)]
-//! Which KEK? The keyring finds KEKs on the token, names them, and sends seeds
-//! and blobs to the right one.
+//! Which KEK? The keyring finds KEKs on the token, names them, decides which of them is
+//! written with, and sends seeds and blobs to the right one.
 
+mod decrypts;
 mod kek;
+mod lifecycle;
+mod memory;
+#[cfg(test)]
+mod model;
+mod record;
 mod ring;
+mod tell;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, info, warn};
 
-pub use self::kek::{Kek, KeyId, Policy, Refused, metrics_label};
-pub use self::ring::Ring;
+use self::decrypts::Decrypts;
+pub use self::kek::{Epoch, Kek, KeyId, Policy, Refused, metrics_label};
+pub use self::lifecycle::{Decision, Lifecycle, Rules, State};
+pub use self::memory::Memory;
+pub use self::record::{BadRecord, Known, Record, Reinstated, Sighting};
+pub use self::ring::{Active, Ring, Sorted};
 use crate::algorithm::Algorithm;
 use crate::secret::Seed;
+use crate::timestamp::Timestamp;
 use crate::token::protocol::Class;
 use crate::token::{self, Availability, Client};
 
@@ -38,6 +50,15 @@ pub enum Error {
          `p11-kms key list` shows what is there"
     )]
     UnknownKeyId(String),
+    /// What the token holds as its record is none, and there is no other.
+    #[error(
+        "the record of the keyring on the token is not to be trusted: {0}. Compare `p11-kms key list` \
+         with a node that is well; docs/rotation.md says how to replace the record"
+    )]
+    Record(#[from] BadRecord),
+    /// What a look showed could not be written down, so nothing follows from it.
+    #[error("{0}")]
+    State(String),
     /// The token's trouble.
     #[error(transparent)]
     Token(#[from] token::Error),
@@ -49,40 +70,86 @@ pub struct Wrapped {
     pub blob: Vec<u8>,
     /// Which of the two.
     pub algorithm: Algorithm,
-    /// The KEK it was wrapped under.
-    pub kek: Arc<Kek>,
+    /// The KEK it was wrapped under, and its name.
+    pub active: Arc<Active>,
+}
+
+/// What the config says about KEKs. A daemon may be told anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// See [`Policy::allow_weak`].
+    pub allow_weak: bool,
+    /// See [`Policy::allow_imported`].
+    pub allow_imported: bool,
+    /// When what becomes active.
+    pub rules: Rules,
 }
 
 /// The KEKs of one label on one token.
 pub struct Keyring {
     token: Client,
     label: String,
-    allow_weak: AtomicBool,
+    settings: Mutex<Settings>,
     ring: RwLock<Arc<Ring>>,
     /// An empty ring means something only after a look.
     looked: AtomicBool,
-    /// When the last good look for an unknown key_id began; whoever looks holds
+    /// When the last good look for an unknown key_id began; whoever looks for one holds
     /// it, the others wait.
     last_look: tokio::sync::Mutex<Option<Instant>>,
+    /// Looks are made one after the other: each decides upon what the last one left.
+    memory: tokio::sync::Mutex<Memory>,
+    /// When the next KEK becomes active by itself.
+    due: watch::Sender<Option<Instant>>,
+    decrypts: Decrypts,
 }
 
 impl Keyring {
     /// An empty keyring; [`Self::look`] fills it.
     #[must_use]
-    pub fn new(token: Client, label: String, allow_weak: bool) -> Self {
+    pub fn new(token: Client, label: String, settings: Settings, memory: Memory) -> Self {
+        let ring = Ring::new(Sorted::default(), memory.record.clone(), None, &Ring::default());
         Self {
             token,
             label,
-            allow_weak: AtomicBool::new(allow_weak),
-            ring: RwLock::default(),
+            settings: Mutex::new(settings),
+            ring: RwLock::new(Arc::new(ring)),
             looked: AtomicBool::new(false),
             last_look: tokio::sync::Mutex::new(None),
+            memory: tokio::sync::Mutex::new(memory),
+            due: watch::Sender::new(None),
+            decrypts: Decrypts::default(),
         }
     }
 
-    /// Takes `allow-weak-kek` from a config that was read again.
-    pub fn set_allow_weak(&self, allow: bool) {
-        self.allow_weak.store(allow, Ordering::Relaxed);
+    /// Takes what a config says that was read again.
+    pub fn set(&self, settings: Settings) {
+        *self.settings() = settings;
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a KEK that a look has shown is to become active: another look is due then.
+    /// Tells it once.
+    pub async fn due(&self) {
+        let mut due = self.due.subscribe();
+        loop {
+            let next = *due.borrow_and_update();
+            let time_has_come = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = time_has_come => break,
+                // We hold the other end.
+                _ = due.changed() => {}
+            }
+        }
+        // If the look fails the scan goes on at its usual pace.
+        self.due.send_replace(None);
     }
 
     /// What the last look showed.
@@ -95,7 +162,7 @@ impl Keyring {
     ///
     /// # Errors
     /// [`Error::NoActiveKek`] with the reason and the remedy.
-    pub fn active(&self) -> Result<Arc<Kek>, Error> {
+    pub fn active(&self) -> Result<Arc<Active>, Error> {
         if !self.looked.load(Ordering::Relaxed) {
             let why = match self.token.availability() {
                 Availability::Down(failure) => failure.message,
@@ -107,33 +174,45 @@ impl Keyring {
         ring.active().cloned().ok_or_else(|| Error::NoActiveKek(ring.why_none(&self.label)))
     }
 
-    /// Wraps a seed under the active KEK.
+    /// The name of what is or was written with last; `None` if nothing ever was.
+    #[must_use]
+    pub fn last_key_id(&self) -> Option<KeyId> {
+        self.ring().record().active.as_ref().map(|active| active.key_id.clone())
+    }
+
+    /// Wraps a seed under the active KEK. When this returns, it is still the active one.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
         let end = Instant::now() + time;
+        let left = || end.saturating_duration_since(Instant::now());
         // Who comes while the first worker is being started waits with us for it.
         let has_looked = || self.looked.load(Ordering::Relaxed);
         if let Err(error) = self.look_unless(has_looked, time).await {
-            // Until somebody has looked it is the start that is to be told of.
-            return Err(self.active().err().unwrap_or(error));
+            return Err(self.start_or(error));
         }
-        let time = end.saturating_duration_since(Instant::now());
-        let kek = self.active()?;
         let algorithm = Algorithm::for_len(seed.len());
-        match self.token.wrap(&kek.fingerprint, algorithm, seed, time).await {
-            Ok(blob) => Ok(Wrapped { blob, algorithm, kek }),
-            Err(token::Error::Failed(failure)) if failure.class == Class::UnknownKek => {
-                // One look for all whom this hits; then Status tells it too.
-                if let Ok(_looking) = self.last_look.try_lock() {
-                    let left = end.saturating_duration_since(Instant::now());
-                    timeout(left, self.look()).await.map_err(|_| token::Error::Deadline)??;
+        loop {
+            let active = self.active()?;
+            match self.token.wrap(&active.kek.fingerprint, algorithm, seed, left()).await {
+                // Another one may have become active meanwhile, and Status names that: what it
+                // names and what Encrypt gives must never differ (KMS v2).
+                Ok(_) if self.active()?.key_id != active.key_id => {}
+                Ok(blob) => return Ok(Wrapped { blob, algorithm, active }),
+                Err(token::Error::Failed(failure)) if failure.class == Class::UnknownKek => {
+                    // One look for all whom this hits; then Status tells it too.
+                    if let Ok(_looking) = self.last_look.try_lock() {
+                        timeout(left(), self.look())
+                            .await
+                            .map_err(|_| token::Error::Deadline)??;
+                    }
+                    let label = &active.kek.label;
+                    let message = format!("the active KEK \"{label}\" is no longer on the token");
+                    return Err(Error::NoActiveKek(message));
                 }
-                let message = format!("the active KEK \"{}\" is no longer on the token", kek.label);
-                Err(Error::NoActiveKek(message))
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -144,31 +223,41 @@ impl Keyring {
     /// [`Error::UnknownKeyId`] after that look.
     pub async fn find(&self, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
         if let Err(error) = self.look_unless(|| self.ring().get(key_id).is_some(), time).await {
-            let starting = !self.looked.load(Ordering::Relaxed);
-            return Err(self.active().err().filter(|_| starting).unwrap_or(error));
+            return Err(self.start_or(error));
         }
         let ring = self.ring();
         ring.get(key_id).cloned().ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
     }
 
-    /// Unwraps a blob under that KEK.
+    /// Unwraps a blob under the KEK of that name, which [`Self::find`] gave.
     ///
     /// # Errors
     /// See [`Error`]. [`Error::UnknownKeyId`] if the KEK has just been deleted.
     pub async fn unwrap(
         &self,
         kek: &Kek,
+        key_id: &str,
         algorithm: Algorithm,
         blob: &[u8],
         time: Duration,
     ) -> Result<Seed, Error> {
         let unwrapped = self.token.unwrap(&kek.fingerprint, algorithm, blob, time).await;
+        if unwrapped.is_ok() {
+            self.decrypts.saw(kek);
+        }
         unwrapped.map_err(|error| match error {
             token::Error::Failed(failure) if failure.class == Class::UnknownKek => {
-                Error::UnknownKeyId(kek.key_id.to_string())
+                Error::UnknownKeyId(key_id.to_owned())
             }
             other => other.into(),
         })
+    }
+
+    /// Until somebody has looked it is the start that is to be told of.
+    fn start_or(&self, error: Error) -> Error {
+        let is_own = matches!(error, Error::Record(_) | Error::State(_));
+        let starting = !is_own && !self.looked.load(Ordering::Relaxed);
+        self.active().err().filter(|_| starting).unwrap_or(error)
     }
 
     /// A look, unless what is looked for is `there`: one for all who wait, and at most one
@@ -208,68 +297,75 @@ impl Keyring {
         self.look().await
     }
 
-    /// Looks at the token and takes what is there.
+    /// Looks at the token, takes what is there, and decides which KEK is active.
     ///
     /// # Errors
-    /// The token could not be asked. What was known stays known.
+    /// The token could not be asked, or what follows could not be written down. What was known
+    /// stays known, and what was active stays active.
     pub async fn look(&self) -> Result<(), Error> {
+        let mut memory = self.memory.lock().await;
         let found = self.token.find(SEARCH).await?;
         let Some(report) = self.token.report() else {
             return Err(token::Error::Unavailable("the token is starting".to_owned()).into());
         };
-        let allow_weak = self.allow_weak.load(Ordering::Relaxed);
-        let policy = Policy { method: report.kw, allow_weak };
+        let Settings { allow_weak, allow_imported, rules } = *self.settings();
+        let policy = Policy { method: report.kw, allow_weak, allow_imported };
+        let noted = memory.read_notes(found.notes, &self.label)?;
+        let record = memory.with(&noted);
+        let sorted = Sorted::new(found.keys, policy, &record);
+        let time = Timestamp::now();
+        let clocks = (Instant::now(), time);
+        let decision =
+            memory.lifecycle.decide(&sorted.keks, &record, noted.record(), rules, clocks);
+        let Decision { mut record, due, trouble } = decision;
+        for kek in &sorted.keks {
+            let known = record.known(&kek.key_id, kek.generation);
+            known.created.get_or_insert_with(|| kek.first_known(time));
+        }
+        self.decrypts.write_into(&mut record);
+        memory.keep(record, &self.label).await?;
+        self.due.send_replace(due);
+        self.install(sorted, memory.record.clone(), trouble);
+        memory.note(noted, &self.token, &self.label).await;
+        Ok(())
+    }
+
+    /// From here on Status and Encrypt see it.
+    fn install(&self, sorted: Sorted, record: Record, trouble: Option<String>) {
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(ring.seen(found.keys, policy));
+        let next = Arc::new(Ring::new(sorted, record, trouble, &ring));
         if ring.active().is_some() && next.active().is_none() {
             // Deleted, or out of the module's sight? A new worker knows.
             self.token.renew();
         }
         if next != *ring {
-            self.tell(&ring, &next);
+            tell::changes(&ring, &next, &self.label);
             *ring = next;
         }
         drop(ring);
         self.looked.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
-    /// Logs what has changed, once.
-    fn tell(&self, before: &Ring, now: &Ring) {
-        for kek in now.keks() {
-            if before.get(kek.key_id.as_str()).is_some() {
-                continue;
-            }
-            info!(
-                label = kek.label,
-                generation = kek.generation.number(),
-                key_id = kek.key_id.as_str(),
-                "found a KEK"
-            );
-            if !kek.weaknesses.is_empty() {
-                error!(
-                    label = kek.label,
-                    "THIS KEK IS WEAK and used only because token.allow-weak-kek is set: {}",
-                    kek.weaknesses.join("; ")
-                );
-            }
-        }
-        for bad in now.refused() {
-            if !before.refused().contains(bad) {
-                error!("{bad}");
-            }
-        }
-        let key_id = |ring: &Ring| ring.active().map(|kek| kek.key_id.clone());
-        if key_id(before) != key_id(now) {
-            match now.active() {
-                Some(kek) => info!(
-                    label = kek.label,
-                    generation = kek.generation.number(),
-                    key_id = kek.key_id.as_str(),
-                    "this KEK is active now"
-                ),
-                None => warn!("no KEK is active: {}", now.why_none(&self.label)),
-            }
+    /// Writes something about KEKs into the token's record, for all nodes to see.
+    ///
+    /// # Errors
+    /// The token could not be asked, or stores no data objects.
+    pub async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut memory = self.memory.lock().await;
+        let found = self.token.find(SEARCH).await?;
+        let noted = memory.read_notes(found.notes, &self.label)?;
+        let mut record = noted.record().clone();
+        change(&mut record);
+        Ok(noted.replace_by(&record, &self.token, &self.label).await?)
+    }
+
+    /// Writes down what only memory knows yet, before the end.
+    pub async fn settle(&self) {
+        let mut memory = self.memory.lock().await;
+        let mut record = memory.record.clone();
+        self.decrypts.write_into(&mut record);
+        if let Err(error) = memory.keep_all(record, &self.label).await {
+            tracing::warn!("{error}");
         }
     }
 }

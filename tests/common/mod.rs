@@ -16,11 +16,13 @@
 
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod etcd;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod token;
 pub(crate) mod watch;
+pub(crate) mod worker;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -195,13 +195,33 @@ impl Token {
         self.pkcs11_tool(["--delete-object", "--type", "secrkey", "--label", label]);
     }
 
-    fn pkcs11_tool(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+    /// Stores a private data object with pkcs11-tool.
+    pub(crate) fn store_data(&self, label: &str, application: &str, value: &[u8]) {
+        let file = self.path("data");
+        fs::write(&file, value).unwrap();
+        let arguments = ["--write-object", file.to_str().unwrap(), "--type", "data", "--private"];
+        let names = ["--label", label, "--application-label", application];
+        self.pkcs11_tool(arguments.iter().chain(&names));
+        fs::remove_file(file).unwrap();
+    }
+
+    /// How many data objects there are, whoever made them.
+    pub(crate) fn data_objects(&self) -> usize {
+        let listed = self.pkcs11_tool(["--list-objects", "--type", "data"]);
+        listed.stdout.matches("Data object").count()
+    }
+
+    pub(crate) fn pkcs11_tool(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Ended {
         let module = module();
         let login = ["--token-label", LABEL, "--login", "--pin", PIN, "--module"];
         let mut command = self.prepared("pkcs11-tool");
         command.args(login).arg(module).args(arguments);
         let done = run(command);
         assert!(done.status.success(), "{done:?}");
+        done
     }
 
     fn tool(&self, program: &str, arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> Ended {

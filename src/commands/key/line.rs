@@ -3,51 +3,139 @@
 
 use serde::Serialize;
 
-use crate::keyring::{Kek, Ring};
+use crate::commands::age::age;
+use crate::keyring::{Kek, Known, Refused, Ring, Sighting, State, metrics_label};
+use crate::timestamp::Timestamp;
 use crate::token::protocol::Attributes;
 
 /// One line of `key list`.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Line {
     pub(super) generation: u32,
     pub(super) label: String,
+    /// `pre-active`, `active`, `deactivated` or `destroyed` in the words of NIST SP 800-57;
+    /// `refused` if it must not be used, `missing` if it is gone and nobody destroyed it.
     pub(super) state: &'static str,
     pub(super) key_id: Option<String>,
     pub(super) key_id_hash: Option<String>,
+    /// How often an older KEK had been put back when this one became active.
+    pub(super) epoch: u32,
     pub(super) id: Option<String>,
+    pub(super) created: Option<Timestamp>,
+    pub(super) age_seconds: Option<u64>,
+    pub(super) active_since: Option<Timestamp>,
+    pub(super) destroyed: Option<Timestamp>,
+    pub(super) imported: bool,
+    /// When and on which node it was last seen to be needed.
+    pub(super) last_decrypt: Option<Sighting>,
     pub(super) attributes: Option<Attributes>,
     pub(super) problems: Vec<String>,
 }
 
 impl Line {
+    /// A KEK on the token.
     pub(super) fn of_kek(ring: &Ring, kek: &Kek) -> Self {
-        let is_active = ring.active().is_some_and(|active| active.key_id == kek.key_id);
-        Self {
+        let state = ring.state(kek);
+        let known = ring.record().keks.get(&kek.key_id);
+        let mut line = Self {
             generation: kek.generation.number(),
             label: kek.label.clone(),
-            state: if is_active { "active" } else { "deactivated" },
-            key_id: Some(kek.key_id.as_str().to_owned()),
-            key_id_hash: Some(kek.key_id.as_metrics_label()),
+            state: state.name(),
             id: Some(kek.id.clone()),
             attributes: Some(kek.attributes),
             problems: kek.weaknesses.clone(),
+            ..Self::default()
+        };
+        line.name(kek.key_id.as_str());
+        if let Some(known) = known {
+            line.know(known);
         }
+        if let Some(active) = ring.record().active.as_ref().filter(|_| state == State::Active) {
+            line.name(active.key_id.as_str());
+            line.epoch = active.epoch.number();
+            line.active_since = Some(active.since);
+        }
+        line
+    }
+
+    /// A key of the keyring that must not be used.
+    pub(super) fn of_refused(bad: &Refused) -> Self {
+        Self {
+            generation: bad.generation.number(),
+            label: bad.label.clone(),
+            state: "refused",
+            problems: bad.reasons.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// A KEK that only the record knows.
+    pub(super) fn of_gone(key_id: &str, label: String, known: &Known) -> Self {
+        let mut line = Self {
+            generation: known.generation.number(),
+            label,
+            state: if known.destroyed.is_some() { "destroyed" } else { "missing" },
+            ..Self::default()
+        };
+        line.name(key_id);
+        line.know(known);
+        line.age_seconds = None;
+        line
+    }
+
+    fn name(&mut self, key_id: &str) {
+        self.key_id_hash = Some(metrics_label(key_id));
+        self.key_id = Some(key_id.to_owned());
+    }
+
+    fn know(&mut self, known: &Known) {
+        self.created = known.created;
+        self.age_seconds = known.created.map(|at| Timestamp::now().since(at).as_secs());
+        self.destroyed = known.destroyed;
+        self.imported = known.imported;
+        self.last_decrypt.clone_from(&known.last_decrypt);
+    }
+
+    /// What was done to it, with its name.
+    pub(super) fn told(&self, done: &str) -> String {
+        format!(
+            "{done} KEK \"{}\" (generation {}, {})\nkey_id {}",
+            self.label,
+            self.generation,
+            self.state,
+            self.key_id.as_deref().unwrap_or_default()
+        )
     }
 
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}  generation {}  {}", self.label, self.generation, self.state);
-        if let (Some(key_id), Some(hash)) = (&self.key_id, &self.key_id_hash) {
-            text.push_str(&format!("\n    key_id      {key_id}\n    key_id hash {hash}"));
+        if self.epoch > 0 {
+            text.push_str(&format!(" (put back, epoch {})", self.epoch));
         }
-        if let Some(id) = &self.id {
-            text.push_str(&format!("\n    CKA_ID      {id}"));
-        }
-        if let Some(attributes) = &self.attributes {
-            text.push_str(&format!("\n    attributes  {}", in_words(attributes)));
-        }
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                text.push_str(&format!("\n    {name:<12} {value}"));
+            }
+        };
+        add("key_id", self.key_id.clone());
+        add("key_id hash", self.key_id_hash.clone());
+        add("CKA_ID", self.id.clone());
+        let origin = if self.imported { ", imported" } else { "" };
+        add(
+            "created",
+            self.created.map(|at| match self.age_seconds {
+                Some(_) => format!("{at} ({} ago{origin})", age(at)),
+                None => at.to_string(),
+            }),
+        );
+        add("active since", self.active_since.map(|at| at.to_string()));
+        add("destroyed", self.destroyed.map(|at| at.to_string()));
+        let last = self.last_decrypt.as_ref();
+        add("last Decrypt", last.map(|last| format!("{} on {}", last.at, last.node)));
+        add("attributes", self.attributes.as_ref().map(in_words));
         for problem in &self.problems {
-            text.push_str(&format!("\n    problem     {problem}"));
+            add("problem", Some(problem.clone()));
         }
         text
     }

@@ -1,0 +1,81 @@
+#![forbid(unsafe_code)]
+//! `key rotate`: the next generation, when it is time.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::generate;
+use super::line::Line;
+use crate::cli::Cli;
+use crate::commands::Exit;
+use crate::commands::Failed;
+use crate::commands::age::age;
+use crate::commands::token_access::Access;
+use crate::config::Config;
+use crate::keyring::{Kek, Ring, State};
+use crate::timestamp::Timestamp;
+
+/// What `key rotate` did.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Outcome {
+    rotated: bool,
+    reason: String,
+    /// The newest KEK now.
+    kek: Line,
+}
+
+/// Every node may run this at the same moment. Whoever comes second finds a KEK that waits; two
+/// who did not see each other have made one generation twice, and all nodes choose the same.
+pub(super) async fn rotate(
+    cli: &Cli,
+    config: &Config,
+    access: &Access,
+    older_than: Option<Duration>,
+) -> Result<(), Failed> {
+    access.open().await?;
+    let ring = access.keyring.ring();
+    if ring.active().is_none() {
+        // A new generation could be the remedy, but that is for a person to decide.
+        return Err(Failed::new(Exit::Unreachable, ring.why_none(&config.keyring.label)));
+    }
+    let Some(newest) = ring.keks().last() else {
+        return Err(Failed::new(Exit::Unreachable, ring.why_none(&config.keyring.label)));
+    };
+    let outcome = match reason_to_wait(&ring, newest, older_than) {
+        Some(reason) => Outcome { rotated: false, reason, kek: Line::of_kek(&ring, newest) },
+        None => {
+            let kek = generate::make(config, access, None).await?;
+            let reason = format!(
+                "made KEK \"{}\" (generation {}). Each daemon writes with it when it has been in \
+                 view for {}",
+                kek.label,
+                kek.generation,
+                humantime::format_duration(config.keyring.activation_delay)
+            );
+            Outcome { rotated: true, reason, kek }
+        }
+    };
+    cli.print(&outcome.reason, &outcome)
+}
+
+/// Why no KEK is made now.
+fn reason_to_wait(ring: &Ring, newest: &Kek, older_than: Option<Duration>) -> Option<String> {
+    let Kek { label, generation, .. } = newest;
+    if ring.state(newest) == State::PreActive {
+        return Some(format!(
+            "KEK \"{label}\" (generation {generation}) is waiting to become active: nothing was made"
+        ));
+    }
+    let older_than = older_than?;
+    let created = ring.record().keks.get(&newest.key_id).and_then(|known| known.created);
+    let created = created.unwrap_or_else(Timestamp::now);
+    (Timestamp::now().since(created) <= older_than).then(|| {
+        format!(
+            "KEK \"{label}\" (generation {generation}) is {} old, not more than {}: nothing was made",
+            age(created),
+            humantime::format_duration(older_than)
+        )
+    })
+}

@@ -1,0 +1,205 @@
+#![forbid(unsafe_code)]
+//! Keeps the record: in the state directory before anybody is told of a new active KEK, and
+//! beside the KEKs on the token, for a node that has lost its disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Error;
+use super::lifecycle::{self, Lifecycle};
+use super::record::{BadRecord, Known, Record};
+use crate::state::StateDir;
+use crate::token::protocol::Note;
+use crate::token::{self, Client};
+
+/// How long the token may take to write a note.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// After a note that could not be written, none is tried for so long.
+const PAUSE: Duration = Duration::from_secs(600);
+
+/// The last Decrypt with a KEK is kept this exactly on the disk.
+const DISK_GRAIN: Duration = Duration::from_secs(300);
+
+/// And this exactly on the token, whose memory may bear few writes.
+const TOKEN_GRAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// What the daemon remembers, and where.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Nothing is kept by a command, which only looks.
+    dir: Option<Arc<StateDir>>,
+    /// What is true now.
+    pub(super) record: Record,
+    /// What the disk holds.
+    saved: Record,
+    pub(super) lifecycle: Lifecycle,
+    /// Has the token's record been taken?
+    joined: bool,
+    /// The token took no note then.
+    failed: Option<Instant>,
+    warned: Vec<BadRecord>,
+}
+
+/// The record that the token holds, in however many notes.
+pub(super) struct Noted {
+    record: Record,
+    texts: Vec<String>,
+}
+
+impl Memory {
+    /// A daemon's: it begins with the record that its state directory holds.
+    #[must_use]
+    pub fn kept(dir: StateDir, record: Record) -> Self {
+        Self { dir: Some(Arc::new(dir)), saved: record.clone(), record, ..Self::default() }
+    }
+
+    /// A command's, which knows what the daemon's state directory holds and changes nothing.
+    #[must_use]
+    pub fn read(record: Record) -> Self {
+        Self { record, ..Self::default() }
+    }
+
+    /// Reads the token's notes.
+    ///
+    /// # Errors
+    /// A note cannot be read, and there is no record of our own to go by.
+    pub(super) fn read_notes(&mut self, notes: Vec<Note>, label: &str) -> Result<Noted, BadRecord> {
+        let mut noted = Noted { record: Record::default(), texts: Vec::new() };
+        for Note(text) in notes {
+            match Record::parse(&text, label) {
+                Ok(record) => noted.record = noted.record.join(record),
+                Err(bad) if self.record.active.is_none() => return Err(bad),
+                Err(bad) => {
+                    if !self.warned.contains(&bad) {
+                        warn!("the record on the token is not taken: {bad}");
+                        self.warned.push(bad);
+                    }
+                    continue;
+                }
+            }
+            noted.texts.push(text);
+        }
+        noted.texts.sort();
+        noted.texts.dedup();
+        Ok(noted)
+    }
+
+    /// Our record, with what the token's says.
+    pub(super) fn with(&self, noted: &Noted) -> Record {
+        lifecycle::take_over(&self.record, &noted.record, !self.joined)
+    }
+
+    /// Makes it the record that holds. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// It could not be written; the one before it holds.
+    pub(super) async fn keep(&mut self, record: Record, label: &str) -> Result<(), Error> {
+        self.keep_within(record, label, DISK_GRAIN).await
+    }
+
+    /// The same to the last Decrypt.
+    pub(super) async fn keep_all(&mut self, record: Record, label: &str) -> Result<(), Error> {
+        self.keep_within(record, label, Duration::ZERO).await
+    }
+
+    async fn keep_within(
+        &mut self,
+        record: Record,
+        label: &str,
+        grain: Duration,
+    ) -> Result<(), Error> {
+        if let Some(dir) = self.dir.clone()
+            && !is_kept(&record, &self.saved, grain)
+        {
+            let text = record.to_text(label);
+            let written = tokio::task::spawn_blocking(move || dir.save(&text)).await;
+            written
+                .map_err(|error| error.to_string())
+                .and_then(|saved| saved.map_err(|error| error.to_string()))
+                .map_err(Error::State)?;
+            self.saved = record.clone();
+        }
+        self.record = record;
+        self.joined = true;
+        Ok(())
+    }
+
+    /// What the token's record should say, if it does not.
+    pub(super) fn wanted_note(&self, noted: &Noted) -> Option<Record> {
+        let together = noted.record.clone().join(self.record.clone());
+        let is_there = noted.texts.len() <= 1 && is_kept(&together, &noted.record, TOKEN_GRAIN);
+        (!is_there).then_some(together)
+    }
+
+    /// Sees to it that the token's record says what ours does. It may fail: it is the second
+    /// copy.
+    pub(super) async fn note(&mut self, noted: Noted, client: &Client, label: &str) {
+        let tried_lately = self.failed.is_some_and(|at| at.elapsed() < PAUSE);
+        if self.dir.is_none() || tried_lately {
+            return;
+        }
+        let Some(together) = self.wanted_note(&noted) else { return };
+        match noted.replace_by(&together, client, label).await {
+            Ok(()) => self.failed = None,
+            Err(error) => {
+                if self.failed.is_none() {
+                    info!(
+                        "the token keeps no copy of the record: {error}. A node that loses its \
+                         state directory will have to take the highest generation it finds"
+                    );
+                }
+                self.failed = Some(Instant::now());
+            }
+        }
+    }
+}
+
+impl Noted {
+    /// The notes that it was read from.
+    #[cfg(test)]
+    pub(super) fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// What the token's record says.
+    pub(super) const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Puts one note in the place of all.
+    pub(super) async fn replace_by(
+        &self,
+        record: &Record,
+        client: &Client,
+        label: &str,
+    ) -> Result<(), token::Error> {
+        let text = record.to_text(label);
+        let old = self.texts.iter().filter(|old| **old != text);
+        let old: Vec<String> = old.map(|old| HEXLOWER.encode(&Sha256::digest(old))).collect();
+        client.write_note(&text, &old, WRITE).await
+    }
+}
+
+/// Does the kept record say the same, but for Decrypts within that time?
+fn is_kept(record: &Record, kept: &Record, grain: Duration) -> bool {
+    let is_same = |now: &Known, then: &Known| {
+        let recent = match (&now.last_decrypt, &then.last_decrypt) {
+            (Some(now), Some(then)) => now.at.since(then.at) < grain,
+            (now, _) => now.is_none(),
+        };
+        let rest = |known: &Known| Known { last_decrypt: None, ..known.clone() };
+        recent && rest(now) == rest(then)
+    };
+    let keks = record.keks.len() == kept.keks.len()
+        && record
+            .keks
+            .iter()
+            .all(|(key_id, now)| kept.keks.get(key_id).is_some_and(|then| is_same(now, then)));
+    keks && (&record.active, record.reinstated) == (&kept.active, kept.reinstated)
+}
