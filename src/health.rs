@@ -167,10 +167,7 @@ impl Health {
         // A new worker may stand before a token with other keys than the last one.
         let looked = self.keyring.look().await;
         match (looked, self.keyring.active()) {
-            // What was active still is: the log tells what could not be written down.
-            (Ok(()) | Err(keyring::Error::State(_)), Ok(active)) => {
-                self.note(&self.round_trip(&active.kek).await)
-            }
+            (Ok(()), Ok(active)) => self.note(&self.round_trip(&active.kek).await),
             // The search was a good round trip; Status tells that there is no KEK.
             (Ok(()), Err(_)) => self.note(&Ok(())),
             (Err(error), _) => self.note::<()>(&Err(error)),
@@ -194,9 +191,9 @@ impl Health {
 
 fn blames_token(error: &keyring::Error) -> bool {
     match error {
-        keyring::Error::NoActiveKek(_) | keyring::Error::UnknownKeyId(_) => false,
-        // Not the token's fault, but Status must tell.
-        keyring::Error::Record(_) | keyring::Error::State(_) => true,
+        keyring::Error::NoActiveKek(_)
+        | keyring::Error::UnknownKeyId(_)
+        | keyring::Error::Record(_) => false,
         keyring::Error::Token(error) => match error {
             token::Error::QueueFull(_) | token::Error::Deadline | token::Error::Dropped => false,
             token::Error::Unavailable(_) => true,

@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "generation",
             "memory",
             "secret",
+            "timestamp",
             "token::frame",
             "token::protocol",
         ],

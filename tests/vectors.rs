@@ -199,8 +199,9 @@ async fn every_kek_encrypts_to_the_published_bytes() {
     let (token, labels) = token_with(&vectors);
     let mut checked = 0;
     for (key, label) in &labels {
+        let state = format!("keyring.state-dir={}", token.path(label).display());
         let label = format!("keyring.label={label}");
-        let daemon = Daemon::start_with(&token, &[&label, "token.workers=1"]).await;
+        let daemon = Daemon::start_with(&token, &[&label, &state, "token.workers=1"]).await;
         let client = daemon.client().await;
         for vector in vectors.iter().filter(|vector| vector.valid && vector.key == *key) {
             let encrypted = client.encrypt(&vector.plaintext).await.unwrap();

@@ -1,12 +1,14 @@
-//! What is JSON between the front and a worker: the two control messages, and the keys that an
-//! answer lists.
+//! What is JSON between the front and a worker: the two control messages, what a search finds, and
+//! what is to be written or imported.
 
 #![no_main]
 
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use p11_kms::token::protocol::{FoundKey, Greeting, Setup, encode_control};
+use p11_kms::token::protocol::{
+    Found, FoundKey, Greeting, Import, NewNote, Setup, encode_control,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +16,9 @@ fuzz_target!(|json: &[u8]| {
     check::<Setup>(json);
     check::<Greeting>(json);
     check::<FoundKey>(json);
-    check::<Vec<FoundKey>>(json);
+    check::<Found>(json);
+    check::<NewNote>(json);
+    check::<Import>(json);
 });
 
 /// What is read is written so that it reads as the same.

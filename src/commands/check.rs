@@ -3,12 +3,12 @@
 
 use serde::Serialize;
 
-use super::token_access::{Access, PATIENCE};
+use super::token_access::{Access, PATIENCE, records};
 use super::{Exit, Failed, runtime};
 use crate::algorithm::Algorithm;
 use crate::cli::Cli;
 use crate::config::{Config, Endpoint};
-use crate::keyring::Ring;
+use crate::keyring::{Record, Ring};
 use crate::secret::Seed;
 use crate::server::{SocketError, check_directory};
 use crate::token::protocol::{Class, Failure, Fingerprint, Report};
@@ -77,12 +77,12 @@ pub(super) fn run(cli: &Cli) -> Result<Option<Exit>, Failed> {
     profile(&config, &mut findings);
     socket(&config, &mut findings);
     pin(&config, &mut findings);
+    let records = state(&config, &mut findings);
     runtime()?.block_on(async {
-        let access = Access::start(&config)?;
+        let access = Access::with(&config, records);
         token(&access, &mut findings).await;
         access.close().await;
-        Ok::<_, Failed>(())
-    })?;
+    });
     cli.print(findings.text(), &findings.0)?;
     Ok((findings.worst() == Grade::Fail).then_some(Exit::No))
 }
@@ -134,6 +134,25 @@ fn pin(config: &Config, findings: &mut Findings) {
     match config.token.pin.read() {
         Ok(_) => findings.pass("pin-source", "the PIN can be read, and by few"),
         Err(error) => findings.add("pin-source", Grade::Fail, error.to_string(), ""),
+    }
+}
+
+/// What the daemon remembers. The checks go on without it.
+fn state(config: &Config, findings: &mut Findings) -> Vec<(String, Record)> {
+    let dir = config.keyring.state_dir.display();
+    match records(config) {
+        Ok(records) => {
+            let what = match records.len() {
+                0 => "holds no record yet".to_owned(),
+                count => format!("{count} records, all good"),
+            };
+            findings.pass("state", format!("{dir}: {what}"));
+            records
+        }
+        Err(failed) => {
+            findings.add("state", Grade::Fail, failed.message, "");
+            Vec::new()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::token_access::{keyring_settings, record, setup};
+use super::token_access::{keyring_settings, records, setup};
 use super::{Exit, Failed, runtime, watchdog};
 use crate::cli::Cli;
 use crate::config::{Config, PinError};
@@ -38,11 +38,11 @@ pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     runtime()?.block_on(serve(cli, config, socket, memory))
 }
 
-/// The state directory is this daemon's until it ends.
+/// One that is damaged, or cannot be written to, is to be put right before we serve.
 fn remember(config: &Config) -> Result<Memory, Failed> {
     let dir = StateDir::open(&config.keyring.state_dir)
         .map_err(|error| Failed::new(Exit::Usage, error))?;
-    Ok(Memory::kept(dir, record(config)?))
+    Ok(Memory::kept(dir, records(config)?))
 }
 
 fn bind(config: &Config) -> Result<BoundSocket, Failed> {

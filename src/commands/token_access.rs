@@ -46,21 +46,25 @@ pub(super) fn keyring_settings(config: &Config) -> Settings {
     }
 }
 
-/// The record in the state directory; an empty one if there is none.
-pub(super) fn record(config: &Config) -> Result<Record, Failed> {
+/// The records in the state directory, by their files' names.
+pub(super) fn records(config: &Config) -> Result<Vec<(String, Record)>, Failed> {
     let dir = &config.keyring.state_dir;
     let usage = |error: &dyn Display| Failed::new(Exit::Usage, error);
-    let text = state::read(dir).map_err(|error| usage(&error))?;
-    let Some(text) = text else { return Ok(Record::default()) };
-    Record::parse(&text, &config.keyring.label).map_err(|bad| {
-        let file = dir.join(state::FILE).display().to_string();
-        usage(&format_args!(
-            "keyring.state-dir: {file} is not to be trusted: {bad}. Move it away (mv {file} \
-             {file}.bad) and start again: the copy on the token is taken then, or, if the token \
-             keeps none, the highest generation on it becomes active. Compare `p11-kms key list` \
-             with a node that is well"
-        ))
-    })
+    let label = &config.keyring.label;
+    let found = state::read_all(dir, label).map_err(|error| usage(&error))?;
+    let parse = |(name, text): (String, String)| match Record::parse(&text, label) {
+        Ok(record) => Ok((name, record)),
+        Err(bad) => {
+            let file = dir.join(name).display().to_string();
+            Err(usage(&format_args!(
+                "keyring.state-dir: {file} is not to be trusted: {bad}. Move it away (mv {file} \
+                 {file}.bad) and start again: the copy on the token is taken then, or, if the \
+                 token keeps none, the highest generation on it becomes active. Compare \
+                 `p11-kms key list` with a node that is well"
+            )))
+        }
+    };
+    found.into_iter().map(parse).collect()
 }
 
 /// A command's own worker, with one session.
@@ -76,7 +80,12 @@ impl Access {
     /// # Errors
     /// The state directory holds no record that could be trusted.
     pub(super) fn start(config: &Config) -> Result<Self, Failed> {
-        let memory = Memory::read(record(config)?);
+        Ok(Self::with(config, records(config)?))
+    }
+
+    /// The same with records that were read before.
+    pub(super) fn with(config: &Config, records: Vec<(String, Record)>) -> Self {
+        let memory = Memory::read(records);
         let mut setup = setup(config);
         setup.profile.sessions = 1;
         let (client, workers) = token::start(setup, Capacity { workers: 1, queue_length: 16 });
@@ -90,7 +99,7 @@ impl Access {
             },
             memory,
         ));
-        Ok(Self { client, keyring, workers })
+        Self { client, keyring, workers }
     }
 
     /// Waits until the token is there, and looks at its KEKs.

@@ -198,8 +198,8 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
         ("[keyring]\nscan-interval = '999ms'", "keyring.scan-interval: must be from 1s to 1h"),
         ("[keyring]\nscan-interval = '2h'", "keyring.scan-interval: must be from 1s to 1h, not 2h"),
         (
-            "[keyring]\nactivation-delay = '0s'",
-            "keyring.activation-delay: must be from 1ns to 1day",
+            "[keyring]\nactivation-delay = '25h'",
+            "keyring.activation-delay: must be from 0s to 1day",
         ),
         ("[keyring]\nactivation-delay = 60", "needs a unit and quotes, such as \"60s\""),
         ("[keyring]\nstate-dir = 'lib'", "keyring.state-dir: must be an absolute path that starts"),

@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Error;
+use super::kek::{Epoch, KeyId};
 use super::lifecycle::{self, Lifecycle};
 use super::record::{BadRecord, Known, Record};
-use crate::state::StateDir;
-use crate::token::protocol::Note;
+use crate::state::{self, StateDir};
+use crate::token::protocol::{FoundKey, Note};
 use crate::token::{self, Client};
 
 /// How long the token may take to write a note.
@@ -34,6 +34,10 @@ const TOKEN_GRAIN: Duration = Duration::from_secs(24 * 3600);
 pub struct Memory {
     /// Nothing is kept by a command, which only looks.
     dir: Option<Arc<StateDir>>,
+    /// What the directory held at the start, by the files' names.
+    found: Vec<(String, Record)>,
+    /// The file of the token that we have.
+    name: Option<String>,
     /// What is true now.
     pub(super) record: Record,
     /// What the disk holds.
@@ -53,16 +57,42 @@ pub(super) struct Noted {
 }
 
 impl Memory {
-    /// A daemon's: it begins with the record that its state directory holds.
+    /// A daemon's: it begins with the records that its state directory holds.
     #[must_use]
-    pub fn kept(dir: StateDir, record: Record) -> Self {
-        Self { dir: Some(Arc::new(dir)), saved: record.clone(), record, ..Self::default() }
+    pub fn kept(dir: StateDir, found: Vec<(String, Record)>) -> Self {
+        Self { dir: Some(Arc::new(dir)), found, ..Self::default() }
     }
 
     /// A command's, which knows what the daemon's state directory holds and changes nothing.
     #[must_use]
-    pub fn read(record: Record) -> Self {
-        Self { record, ..Self::default() }
+    pub fn read(found: Vec<(String, Record)>) -> Self {
+        Self { found, ..Self::default() }
+    }
+
+    /// Takes the record of the token that is there. One with another serial number that holds
+    /// KEKs we know is a clone, and what was active before counts for it too.
+    pub(super) fn recall(&mut self, label: &str, token_serial: &str, keys: &[FoundKey]) {
+        let name = state::file_name(label, token_serial);
+        if self.name.as_ref() == Some(&name) {
+            return;
+        }
+        if let Some(before) = self.name.replace(name.clone()) {
+            self.found.retain(|(known, _)| *known != before);
+            self.found.push((before, std::mem::take(&mut self.record)));
+        }
+        let own = self.found.iter().find(|(known, _)| *known == name);
+        self.saved = own.map(|(_, record)| record.clone()).unwrap_or_default();
+        self.joined = false;
+        self.record = self.saved.clone();
+        let named = |key: &FoundKey| {
+            let fingerprint = key.fingerprint.as_ref().ok()?;
+            Some(KeyId::new(key.generation, Epoch::FIRST, fingerprint))
+        };
+        for (_, other) in &self.found {
+            if keys.iter().filter_map(named).any(|key_id| other.keks.contains_key(&key_id)) {
+                self.record = lifecycle::take_over(&self.record, other, true);
+            }
+        }
     }
 
     /// Reads the token's notes.
@@ -98,13 +128,13 @@ impl Memory {
     /// Makes it the record that holds. It is on the disk when this returns.
     ///
     /// # Errors
-    /// It could not be written; the one before it holds.
-    pub(super) async fn keep(&mut self, record: Record, label: &str) -> Result<(), Error> {
+    /// Why it could not be written; the one before it holds.
+    pub(super) async fn keep(&mut self, record: Record, label: &str) -> Result<(), String> {
         self.keep_within(record, label, DISK_GRAIN).await
     }
 
     /// The same to the last Decrypt.
-    pub(super) async fn keep_all(&mut self, record: Record, label: &str) -> Result<(), Error> {
+    pub(super) async fn keep_all(&mut self, record: Record, label: &str) -> Result<(), String> {
         self.keep_within(record, label, Duration::ZERO).await
     }
 
@@ -113,16 +143,21 @@ impl Memory {
         record: Record,
         label: &str,
         grain: Duration,
-    ) -> Result<(), Error> {
-        if let Some(dir) = self.dir.clone()
+    ) -> Result<(), String> {
+        if let (Some(dir), Some(name)) = (self.dir.clone(), self.name.clone())
             && !is_kept(&record, &self.saved, grain)
         {
-            let text = record.to_text(label);
-            let written = tokio::task::spawn_blocking(move || dir.save(&text)).await;
+            let (ours, label) = (record.clone(), label.to_owned());
+            let together = move |there: Option<String>| {
+                // Another daemon may keep its record here, and be ahead. What is damaged by now
+                // goes: this one is good.
+                let there = there.and_then(|text| Record::parse(&text, &label).ok());
+                there.unwrap_or_default().join(ours).to_text(&label)
+            };
+            let written = tokio::task::spawn_blocking(move || dir.update(&name, together)).await;
             written
                 .map_err(|error| error.to_string())
-                .and_then(|saved| saved.map_err(|error| error.to_string()))
-                .map_err(Error::State)?;
+                .and_then(|saved| saved.map_err(|error| error.to_string()))?;
             self.saved = record.clone();
         }
         self.record = record;

@@ -50,15 +50,12 @@ pub enum Error {
          `p11-kms key list` shows what is there"
     )]
     UnknownKeyId(String),
-    /// What the token holds as its record is none, and there is no other.
+    /// What the token holds as its record is none, and there is no other to go by.
     #[error(
         "the record of the keyring on the token is not to be trusted: {0}. Compare `p11-kms key list` \
          with a node that is well; docs/rotation.md says how to replace the record"
     )]
     Record(#[from] BadRecord),
-    /// What a look showed could not be written down, so nothing follows from it.
-    #[error("{0}")]
-    State(String),
     /// The token's trouble.
     #[error(transparent)]
     Token(#[from] token::Error),
@@ -107,12 +104,11 @@ impl Keyring {
     /// An empty keyring; [`Self::look`] fills it.
     #[must_use]
     pub fn new(token: Client, label: String, settings: Settings, memory: Memory) -> Self {
-        let ring = Ring::new(Sorted::default(), memory.record.clone(), None, &Ring::default());
         Self {
             token,
             label,
             settings: Mutex::new(settings),
-            ring: RwLock::new(Arc::new(ring)),
+            ring: RwLock::default(),
             looked: AtomicBool::new(false),
             last_look: tokio::sync::Mutex::new(None),
             memory: tokio::sync::Mutex::new(memory),
@@ -255,8 +251,7 @@ impl Keyring {
 
     /// Until somebody has looked it is the start that is to be told of.
     fn start_or(&self, error: Error) -> Error {
-        let is_own = matches!(error, Error::Record(_) | Error::State(_));
-        let starting = !is_own && !self.looked.load(Ordering::Relaxed);
+        let starting = !self.looked.load(Ordering::Relaxed);
         self.active().err().filter(|_| starting).unwrap_or(error)
     }
 
@@ -299,9 +294,11 @@ impl Keyring {
 
     /// Looks at the token, takes what is there, and decides which KEK is active.
     ///
+    /// What follows is written down first. Where that fails the KEKs still decrypt, but what
+    /// was active stays so.
+    ///
     /// # Errors
-    /// The token could not be asked, or what follows could not be written down. What was known
-    /// stays known, and what was active stays active.
+    /// The token could not be asked. What was known stays known.
     pub async fn look(&self) -> Result<(), Error> {
         let mut memory = self.memory.lock().await;
         let found = self.token.find(SEARCH).await?;
@@ -310,7 +307,16 @@ impl Keyring {
         };
         let Settings { allow_weak, allow_imported, rules } = *self.settings();
         let policy = Policy { method: report.kw, allow_weak, allow_imported };
-        let noted = memory.read_notes(found.notes, &self.label)?;
+        memory.recall(&self.label, &report.token_serial, &found.keys);
+        let noted = match memory.read_notes(found.notes, &self.label) {
+            Ok(noted) => noted,
+            Err(bad) => {
+                let sorted = Sorted::new(found.keys, policy, &memory.record);
+                let trouble = Some(Error::Record(bad).to_string());
+                self.install(sorted, memory.record.clone(), trouble);
+                return Ok(());
+            }
+        };
         let record = memory.with(&noted);
         let sorted = Sorted::new(found.keys, policy, &record);
         let time = Timestamp::now();
@@ -323,7 +329,7 @@ impl Keyring {
             known.created.get_or_insert_with(|| kek.first_known(time));
         }
         self.decrypts.write_into(&mut record);
-        memory.keep(record, &self.label).await?;
+        let trouble = memory.keep(record, &self.label).await.err().or(trouble);
         self.due.send_replace(due);
         self.install(sorted, memory.record.clone(), trouble);
         memory.note(noted, &self.token, &self.label).await;

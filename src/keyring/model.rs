@@ -14,9 +14,11 @@ use super::kek::tests::{POLICY, good_key};
 use super::memory::Memory;
 use super::*;
 use crate::generation::Generation;
+use crate::state;
 use crate::token::protocol::Note;
 
 const LABEL: &str = "k8s-kek";
+const SERIAL: &str = "1";
 const DELAY: Duration = Duration::from_secs(60);
 const NODES: usize = 3;
 
@@ -210,18 +212,19 @@ impl World {
             "" => Record::default(),
             disk => Record::parse(disk, LABEL).unwrap(),
         };
-        node.memory = Memory::read(record.clone());
-        node.ring = Ring::new(Sorted::default(), record, None, &Ring::default());
+        node.memory = Memory::read(vec![(state::file_name(LABEL, SERIAL), record)]);
+        node.ring = Ring::default();
     }
 
     /// [`Keyring::look`] without the token's client.
     fn see(&mut self, number: usize, tells: bool) {
         let node = &mut self.nodes[number];
+        let visible = self.keys.iter().filter(|key| key.visible[number] <= self.now);
+        let found: Vec<_> = visible.map(|key| good_key(key.generation, key.material)).collect();
+        node.memory.recall(LABEL, SERIAL, &found);
         let notes = self.notes.iter().cloned().map(Note).collect();
         let noted = node.memory.read_notes(notes, LABEL).unwrap();
         let record = node.memory.with(&noted);
-        let visible = self.keys.iter().filter(|key| key.visible[number] <= self.now);
-        let found = visible.map(|key| good_key(key.generation, key.material)).collect();
         let sorted = Sorted::new(found, POLICY, &record);
         let clocks = (self.now, Timestamp::new(self.wall));
         let (keks, rules) = (&sorted.keks, node.rules);

@@ -108,7 +108,7 @@ impl Ring {
         &self.record
     }
 
-    /// What is wrong with `keyring.reinstate`.
+    /// Why what should follow from the look does not.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
@@ -125,6 +125,9 @@ impl Ring {
     pub fn why_none(&self, label: &str) -> String {
         if let Some(active) = &self.record.active {
             return self.why_vanished(active, label);
+        }
+        if let Some(trouble) = &self.trouble {
+            return trouble.clone();
         }
         match self.refused().last() {
             Some(bad) => bad.to_string(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -126,21 +127,30 @@ impl Lane {
             }
             () = self.wake.notified() => {}
             ready = self.socket.writable(), if !self.out.is_empty() => ready.map_err(lost)?,
-            _ = check.tick(), if busy => self.look_for_a_hang()?,
+            _ = check.tick(), if busy && self.is_late() => {
+                // Timers fire before sockets are looked at where the process itself was stopped.
+                yield_now().await;
+                self.receive()?;
+                self.look_for_a_hang()?;
+            }
         }
         Ok(false)
     }
 
     /// A wrap or unwrap that takes longer than `call-timeout` hangs. A search or a new
     /// key is many calls, and has until its own deadline.
+    fn is_late(&self) -> bool {
+        self.at_worker.front().is_some_and(|first| {
+            if first.is_one_seed() {
+                self.running_since.elapsed() > self.call_timeout
+            } else {
+                first.is_late()
+            }
+        })
+    }
+
     fn look_for_a_hang(&self) -> Result<(), Failure> {
-        let Some(first) = self.at_worker.front() else { return Ok(()) };
-        let late = if first.is_one_seed() {
-            self.running_since.elapsed() > self.call_timeout
-        } else {
-            first.is_late()
-        };
-        if !late {
+        if !self.is_late() {
             return Ok(());
         }
         let limit = humantime::format_duration(self.call_timeout);

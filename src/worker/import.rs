@@ -8,6 +8,7 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki_sys as sys;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::keys;
@@ -214,14 +215,11 @@ fn plain_key(file: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if digits.len() != 2 * len {
         return Err(wrong(&format!("it has {} bytes", file.len())));
     }
-    let mut key = Zeroizing::new(Vec::with_capacity(len));
-    for pair in digits.chunks(2) {
-        let byte = pair.iter().try_fold(0, |byte, digit| {
-            Some(byte << 4 | char::from(*digit).to_digit(16).and_then(|it| u8::try_from(it).ok())?)
-        });
-        key.push(byte.ok_or_else(|| wrong("it has 64 characters that are not all hex digits"))?);
+    match HEXLOWER_PERMISSIVE.decode(digits) {
+        Ok(key) => Ok(Zeroizing::new(key)),
+        // The error would show a digit.
+        Err(_) => Err(wrong("it has 64 characters that are not all hex digits")),
     }
-    Ok(key)
 }
 
 /// The RSA private key of that label, if the file can be for it: one block of RSA, and `more`.

@@ -26,7 +26,7 @@ use crate::token::protocol::{Class, Failure, Report, Setup};
 /// A login takes some 15 ms where logins take turns. Whoever holds the lock for much
 /// longer is not logging in: anybody who can read the module can hold it, and must
 /// not keep us down.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A module that is loaded, initialised and logged in.
 pub(super) struct LoggedIn {

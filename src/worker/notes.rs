@@ -8,6 +8,7 @@
 use cryptoki::error::Error as CryptokiError;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::errors;
@@ -178,7 +179,7 @@ fn label(base: &str) -> String {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(text))
 }
 
 fn refused(why: String) -> Failure {

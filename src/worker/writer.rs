@@ -1,8 +1,6 @@
 #![forbid(unsafe_code)]
 //! What changes the token: a session for it, and what every new key has.
 
-use std::time::SystemTime;
-
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error as CryptokiError;
 use cryptoki::mechanism::Mechanism;
@@ -14,6 +12,7 @@ use cryptoki::types::Date;
 use super::errors;
 use super::keys;
 use super::wrap::Tools;
+use crate::timestamp::Timestamp;
 use crate::token::protocol::{Class, Failure, FoundKey, Method};
 
 /// Bytes of a `CKA_ID` that we give.
@@ -128,7 +127,7 @@ impl<'a> Writer<'a> {
 
 /// The day by UTC, as `CK_DATE` has it.
 fn today() -> Option<Date> {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let now = Timestamp::now().to_string();
     let (year, month, day) = (now.get(..4)?, now.get(5..7)?, now.get(8..10)?);
     Date::new_from_str_slice(year, month, day).ok()
 }

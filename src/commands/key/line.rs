@@ -100,11 +100,11 @@ impl Line {
     /// What was done to it, with its name.
     pub(super) fn told(&self, done: &str) -> String {
         format!(
-            "{done} KEK \"{}\" (generation {}, {})\nkey_id {}",
+            "{done} KEK \"{}\" (generation {})\nkey_id {}\nstate {}",
             self.label,
             self.generation,
-            self.state,
-            self.key_id.as_deref().unwrap_or_default()
+            self.key_id.as_deref().unwrap_or_default(),
+            self.state
         )
     }
 
