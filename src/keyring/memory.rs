@@ -238,3 +238,96 @@ fn is_kept(record: &Record, kept: &Record, grain: Duration) -> bool {
             .all(|(key_id, now)| kept.keks.get(key_id).is_some_and(|then| is_same(now, then)));
     keks && (&record.active, record.reinstated) == (&kept.active, kept.reinstated)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kek::tests::good_key;
+    use super::super::record::{Active, Sighting};
+    use super::*;
+    use crate::generation::Generation;
+    use crate::timestamp::Timestamp;
+
+    const LABEL: &str = "k8s-kek";
+
+    /// A record by which that KEK is active, and known.
+    fn record(number: u32, fill: u8) -> Record {
+        let key = good_key(number, fill);
+        let (generation, fingerprint) = (key.generation, key.fingerprint.unwrap());
+        let key_id = KeyId::new(generation, Epoch::FIRST, &fingerprint);
+        let mut record = Record::default();
+        record.known(&key_id, generation);
+        record.active = Some(Active {
+            generation,
+            epoch: Epoch::FIRST,
+            highest_generation: generation,
+            key_id,
+            fingerprint,
+            since: Timestamp::new(1),
+        });
+        record
+    }
+
+    fn memory(serial: &str, record: Record) -> Memory {
+        Memory::read(vec![(state::file_name(LABEL, serial), record)])
+    }
+
+    fn active(memory: &Memory) -> Option<Generation> {
+        memory.record.active.as_ref().map(|active| active.generation)
+    }
+
+    #[test]
+    fn a_clone_that_lacks_the_newest_kek_is_no_new_beginning() {
+        let mut both = record(2, 2);
+        both = both.join_keks(record(1, 1).keks);
+        let mut memory = memory("1", both);
+        memory.recall(LABEL, "2", &[good_key(1, 1)]);
+        assert_eq!(active(&memory), Some(Generation::new(2)));
+    }
+
+    #[test]
+    fn another_token_has_another_memory_and_each_keeps_its_own() {
+        let mut memory = memory("1", record(2, 2));
+        memory.recall(LABEL, "2", &[good_key(1, 7)]);
+        assert_eq!(active(&memory), None);
+        memory.record = record(1, 7);
+        memory.recall(LABEL, "1", &[]);
+        assert_eq!(active(&memory), Some(Generation::new(2)));
+        memory.recall(LABEL, "2", &[good_key(1, 7)]);
+        assert_eq!(active(&memory), Some(Generation::new(1)));
+    }
+
+    #[tokio::test]
+    async fn of_two_that_share_a_directory_the_one_behind_takes_nothing_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = || Memory::kept(StateDir::open(temp.path()).unwrap(), Vec::new());
+        for (number, fill) in [(2, 2), (1, 1)] {
+            let mut memory = kept();
+            memory.recall(LABEL, "1", &[]);
+            memory.keep(record(number, fill), LABEL).await.unwrap();
+        }
+        let [(_, text)] = state::read_all(temp.path(), LABEL).unwrap().try_into().unwrap();
+        let there = Record::parse(&text, LABEL).unwrap();
+        assert_eq!(there.active.unwrap().generation, Generation::new(2));
+        assert_eq!(there.keks.len(), 2);
+    }
+
+    #[test]
+    fn decrypts_alone_are_written_down_now_and_then() {
+        let mut now = record(1, 1);
+        let then = now.clone();
+        let seen_at = |record: &mut Record, seconds| {
+            let at = Timestamp::new(seconds);
+            record.keks.values_mut().for_each(|known| {
+                known.last_decrypt = Some(Sighting { at, node: "cp1".to_owned() });
+            });
+        };
+        seen_at(&mut now, 1000);
+        assert!(!is_kept(&now, &then, DISK_GRAIN), "the first is");
+        let then = now.clone();
+        seen_at(&mut now, 1000 + DISK_GRAIN.as_secs() - 1);
+        assert!(is_kept(&now, &then, DISK_GRAIN));
+        seen_at(&mut now, 1000 + DISK_GRAIN.as_secs());
+        assert!(!is_kept(&now, &then, DISK_GRAIN));
+        assert!(is_kept(&now, &then, TOKEN_GRAIN));
+    }
+}
