@@ -225,12 +225,7 @@ async fn keks(access: &Access, findings: &mut Findings) {
     let active = match access.keyring.active() {
         Ok(active) => active,
         Err(error) => {
-            return findings.add(
-                "active-kek",
-                Grade::Fail,
-                error.to_string(),
-                "make a KEK with `p11-kms key generate`",
-            );
+            return findings.add("active-kek", Grade::Fail, error.to_string(), "");
         }
     };
     let kek = &active.kek;

@@ -258,10 +258,19 @@ fn weaknesses(attributes: &Attributes, may_be_imported: bool) -> Vec<String> {
     demand("CKA_PRIVATE", attributes.private, true);
     demand("CKA_SENSITIVE", attributes.sensitive, true);
     demand("CKA_EXTRACTABLE", attributes.extractable, false);
-    // One that was brought here was outside: the token says so by these two together.
-    let imported = may_be_imported && attributes.local == Some(false);
-    if attributes.never_extractable.is_some() && !imported {
-        demand("CKA_NEVER_EXTRACTABLE", attributes.never_extractable, true);
+    match attributes.never_extractable {
+        None | Some(true) => {}
+        // The token says by these two together that it was brought here: it was outside.
+        Some(false) if attributes.local == Some(false) => {
+            if !may_be_imported {
+                reasons.push(
+                    "CKA_NEVER_EXTRACTABLE is false, and must be true, but for a KEK that `p11-kms \
+                     key import` brought: if this is one, set token.allow-imported-kek"
+                        .to_owned(),
+                );
+            }
+        }
+        Some(false) => demand("CKA_NEVER_EXTRACTABLE", attributes.never_extractable, true),
     }
     reasons
 }

@@ -20,7 +20,7 @@ use crate::token::protocol::{Class, Import, ImportForm, OaepHash, UnwrappingKey}
 const LONGEST: usize = 4096;
 
 /// For tokens that keep no record.
-const REMEDY: &str = "set token.allow-imported-kek = true on every node and restart the daemons";
+const REMEDY: &str = "set token.allow-imported-kek = true on every node and reload the daemons";
 
 pub(super) async fn import(
     cli: &Cli,
