@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::etcd::{Etcd, Operation, database, free_port};
+use common::etcd::{Etcd, Operation, database, free_port, kms};
 use common::process::{Ended, run};
 use common::{names, set};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -51,22 +51,6 @@ async fn counted(arguments: &[&str]) -> serde_json::Value {
     ended.expect(0, &[]);
     assert_eq!(ended.stderr, "");
     ended.json()
-}
-
-/// What kube-apiserver stores under KMS v2: the ciphertext comes before the key_id.
-fn kms(provider: &str, key_id: &str, size: usize) -> Vec<u8> {
-    let mut value = format!("k8s:enc:kms:v2:{provider}:").into_bytes();
-    let mut field = |tag: u8, bytes: &[u8]| {
-        value.push(tag << 3 | 2);
-        prost::encode_length_delimiter(bytes.len(), &mut value).unwrap();
-        value.extend(bytes);
-    };
-    field(1, &vec![0xa5; size]);
-    field(2, key_id.as_bytes());
-    field(3, &[0x5a; 40]);
-    field(4, b"\x0a\x17wrap.p11-kms.internal\x12\x02kw");
-    value.extend([5 << 3, 1]);
-    value
 }
 
 /// An object of the mix: its resource by the API's name, its key, and what its value

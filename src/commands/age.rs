@@ -7,12 +7,13 @@ use crate::timestamp::Timestamp;
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long ago that was: whole days from two days on.
+/// How long ago that was.
 pub(super) fn age(since: Timestamp) -> String {
     in_words(Timestamp::now().since(since))
 }
 
-fn in_words(age: Duration) -> String {
+/// A time as long as the lives of KEKs: whole days from two days on.
+pub(super) fn in_words(age: Duration) -> String {
     if age >= 2 * A_DAY {
         return format!("{} days", age.as_secs() / A_DAY.as_secs());
     }

@@ -188,6 +188,22 @@ pub(crate) fn database(directory: &TempDir) -> PathBuf {
     directory.path().join("data/member/snap/db")
 }
 
+/// What kube-apiserver stores under KMS v2: the ciphertext comes before the key_id.
+pub(crate) fn kms(provider: &str, key_id: &str, size: usize) -> Vec<u8> {
+    let mut value = format!("k8s:enc:kms:v2:{provider}:").into_bytes();
+    let mut field = |tag: u8, bytes: &[u8]| {
+        value.push(tag << 3 | 2);
+        prost::encode_length_delimiter(bytes.len(), &mut value).unwrap();
+        value.extend(bytes);
+    };
+    field(1, &vec![0xa5; size]);
+    field(2, key_id.as_bytes());
+    field(3, &[0x5a; 40]);
+    field(4, b"\x0a\x17wrap.p11-kms.internal\x12\x02kw");
+    value.extend([5 << 3, 1]);
+    value
+}
+
 /// The messages of etcd that fill it (etcdserverpb), with the fields that are needed.
 #[derive(Clone, PartialEq, Message)]
 struct Put {

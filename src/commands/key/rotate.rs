@@ -10,7 +10,7 @@ use super::line::Line;
 use crate::cli::Cli;
 use crate::commands::Exit;
 use crate::commands::Failed;
-use crate::commands::age::age;
+use crate::commands::age::{age, in_words};
 use crate::commands::token_access::Access;
 use crate::config::Config;
 use crate::keyring::{Kek, Ring, State};
@@ -75,7 +75,7 @@ fn reason_to_wait(ring: &Ring, newest: &Kek, older_than: Option<Duration>) -> Op
         format!(
             "KEK \"{label}\" (generation {generation}) is {} old, not more than {}: nothing was made",
             age(created),
-            humantime::format_duration(older_than)
+            in_words(older_than)
         )
     })
 }
