@@ -15,7 +15,9 @@ pub fn from_keyring(error: &keyring::Error) -> Status {
 
 fn code(error: &keyring::Error) -> Code {
     match error {
-        keyring::Error::NoActiveKek(_) | keyring::Error::Record(_) => Code::FailedPrecondition,
+        keyring::Error::NoActiveKek(_)
+        | keyring::Error::Record(_)
+        | keyring::Error::NotesHidden => Code::FailedPrecondition,
         keyring::Error::UnknownKeyId(_) => Code::NotFound,
         keyring::Error::Token(error) => match error {
             token::Error::QueueFull(_) => Code::ResourceExhausted,

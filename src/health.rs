@@ -193,7 +193,8 @@ fn blames_token(error: &keyring::Error) -> bool {
     match error {
         keyring::Error::NoActiveKek(_)
         | keyring::Error::UnknownKeyId(_)
-        | keyring::Error::Record(_) => false,
+        | keyring::Error::Record(_)
+        | keyring::Error::NotesHidden => false,
         keyring::Error::Token(error) => match error {
             token::Error::QueueFull(_) | token::Error::Deadline | token::Error::Dropped => false,
             token::Error::Unavailable(_) => true,

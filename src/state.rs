@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What the name of each file ends with.
@@ -79,14 +80,20 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |error| StateError::Io { path: path.to_owned(), error };
         match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
-            }
-            _ => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+            _ => Self::open_existing(path),
         }
+    }
+
+    /// Opens a directory that is there.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open_existing(path: &Path) -> Result<Self, StateError> {
+        let failed = |error| StateError::Io { path: path.to_owned(), error };
         let about = fs::metadata(path).map_err(failed)?;
         let (owner, us) = (about.uid(), nix::unistd::geteuid().as_raw());
-        if owner != us && us != 0 {
+        if owner != us {
             return Err(StateError::Owner { path: path.to_owned(), owner, us });
         }
         let mode = about.permissions().mode() & 0o7777;
@@ -103,6 +110,7 @@ impl StateDir {
         let path = self.path.join(LOCK);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
+        options.custom_flags(OFlag::O_NOFOLLOW.bits());
         let locked = options.open(&path).and_then(|file| file.lock().map(|()| file));
         locked.map_err(|error| StateError::Io { path, error })
     }
@@ -115,16 +123,16 @@ impl StateDir {
     pub fn update(
         &self,
         name: &str,
-        change: impl FnOnce(Option<String>) -> String,
+        change: impl FnOnce(Option<String>) -> io::Result<String>,
     ) -> Result<(), StateError> {
         let _turn = self.lock()?;
         let place = self.path.join(name);
         let next = self.path.join(format!("{name}.new"));
         let replace = || {
-            let text = change(read(&place)?);
+            let text = change(read(&place)?)?;
             let mut options = OpenOptions::new();
-            let mut file =
-                options.create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+            options.create(true).truncate(true).write(true).mode(0o600);
+            let mut file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(&next)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&next, &place)?;
@@ -181,7 +189,7 @@ mod tests {
     const LABEL: &str = "k8s-kek";
 
     fn saved(state: &StateDir, text: &str) -> Result<(), StateError> {
-        state.update(&file_name(LABEL, "1"), |_| text.to_owned())
+        state.update(&file_name(LABEL, "1"), |_| Ok(text.to_owned()))
     }
 
     fn texts(path: &Path) -> Vec<String> {
@@ -201,7 +209,7 @@ mod tests {
             assert_eq!(texts(&path), [text]);
         }
         assert_eq!(mode(&path.join("k8s-kek@1.toml")), 0o600);
-        let appended = |old: Option<String>| format!("{} and more", old.unwrap());
+        let appended = |old: Option<String>| Ok(format!("{} and more", old.unwrap()));
         state.update("k8s-kek@1.toml", appended).unwrap();
         assert_eq!(texts(&path), ["short and more"]);
     }
@@ -211,7 +219,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let state = StateDir::open(temp.path()).unwrap();
         for (label, serial) in [(LABEL, "1"), (LABEL, "../2 \u{1f600}"), ("k8s-kek2", "1")] {
-            state.update(&file_name(label, serial), |_| serial.to_owned()).unwrap();
+            state.update(&file_name(label, serial), |_| Ok(serial.to_owned())).unwrap();
         }
         assert_eq!(texts(temp.path()), ["../2 \u{1f600}", "1"]);
         assert_eq!(read_all(temp.path(), "k8s-kek2").unwrap().len(), 1);

@@ -51,6 +51,10 @@ pub struct Destroy {
 
 /// The KEK that comes from elsewhere.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "p11-kms key import <FILE> --wrapped-with <FORM> --unwrapping-key <LABEL>\n       \
+                            p11-kms key import <FILE> --this-file-is-the-plain-key"
+)]
 pub struct ImportKey {
     /// The file that it is in; - reads standard input.
     pub file: PathBuf,

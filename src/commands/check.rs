@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! `check`: every precondition, one line each, with the remedy.
 
+use std::io::ErrorKind;
+
 use serde::Serialize;
 
 use super::token_access::{Access, PATIENCE, records};
@@ -11,7 +13,12 @@ use crate::config::{Config, Endpoint};
 use crate::keyring::{Record, Ring};
 use crate::secret::Seed;
 use crate::server::{SocketError, check_directory};
+use crate::state::{StateDir, StateError};
 use crate::token::protocol::{Class, Failure, Fingerprint, Report};
+
+/// For what only its owner can find out.
+const AS_THE_DAEMON: &str =
+    "run `check` as the user that serves: runuser -u p11-kms -- p11-kms check";
 
 /// How one check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -123,7 +130,7 @@ fn socket(config: &Config, findings: &mut Findings) {
                 "socket-directory",
                 Grade::Warn,
                 format!("{} belongs to uid {owner}", path.display()),
-                "run `check` as the user that serves: runuser -u p11-kms -- p11-kms check",
+                AS_THE_DAEMON,
             ),
             Err(error) => findings.add("socket-directory", Grade::Fail, error.to_string(), ""),
         },
@@ -139,21 +146,33 @@ fn pin(config: &Config, findings: &mut Findings) {
 
 /// What the daemon remembers. The checks go on without it.
 fn state(config: &Config, findings: &mut Findings) -> Vec<(String, Record)> {
-    let dir = config.keyring.state_dir.display();
-    match records(config) {
-        Ok(records) => {
-            let what = match records.len() {
-                0 => "holds no record yet".to_owned(),
-                count => format!("{count} records, all good"),
-            };
-            findings.pass("state", format!("{dir}: {what}"));
-            records
-        }
+    let path = &config.keyring.state_dir;
+    let dir = path.display();
+    let records = match records(config) {
+        Ok(records) => records,
         Err(failed) => {
             findings.add("state", Grade::Fail, failed.message, "");
-            Vec::new()
+            return Vec::new();
         }
+    };
+    match StateDir::open_existing(path) {
+        Ok(_) => findings.pass("state", format!("{dir} can be used")),
+        Err(StateError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => findings.add(
+            "state",
+            Grade::Warn,
+            format!("{dir} is not there: the daemon will have to make it"),
+            "under systemd StateDirectory= makes it",
+        ),
+        // Root is not the daemon's user, whose directory it may well be.
+        Err(StateError::Owner { owner, us: 0, .. }) => findings.add(
+            "state",
+            Grade::Warn,
+            format!("{dir} belongs to uid {owner}"),
+            AS_THE_DAEMON,
+        ),
+        Err(error) => findings.add("state", Grade::Fail, error.to_string(), ""),
     }
+    records
 }
 
 async fn token(access: &Access, findings: &mut Findings) {
@@ -225,7 +244,12 @@ async fn keks(access: &Access, findings: &mut Findings) {
     let active = match access.keyring.active() {
         Ok(active) => active,
         Err(error) => {
-            return findings.add("active-kek", Grade::Fail, error.to_string(), "");
+            // One that has vanished may come back: the message has the choice.
+            let remedy = match ring.record().active {
+                None => "make a KEK with `p11-kms key generate`",
+                Some(_) => "",
+            };
+            return findings.add("active-kek", Grade::Fail, error.to_string(), remedy);
         }
     };
     let kek = &active.kek;
@@ -266,11 +290,18 @@ fn attributes(ring: &Ring, findings: &mut Findings) {
         }
     }
     for bad in ring.refused() {
+        let remedy = if bad.may_be_imported {
+            "if `p11-kms key import` brought it, set token.allow-imported-kek or mend the record \
+             (docs/rotation.md). Do not rename or delete it before you know that nothing needs it"
+        } else {
+            "make a good one with `p11-kms key generate`, and move the bad one out of the keyring \
+             by another label"
+        };
         findings.add(
             "kek",
             Grade::Fail,
             format!("\"{}\": {}", bad.label, bad.reasons.join("; ")),
-            "make a good one with `p11-kms key generate`, and move the bad one out of the keyring by another label",
+            remedy,
         );
     }
 }

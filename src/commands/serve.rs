@@ -142,6 +142,7 @@ async fn scan(keyring: Arc<Keyring>, every: Duration) {
         tokio::select! {
             _ = tick.tick() => {}
             () = keyring.due() => {}
+            () = keyring.tell_token() => continue,
         }
         let trouble = keyring.look_afresh().await.err();
         // Once until it changes: trouble that stays fills no disk.
@@ -179,7 +180,7 @@ impl Running {
 
     /// Takes a new config as far as a running daemon can. The workers are always
     /// replaced: the PIN may have changed, and a latched one is to be tried again.
-    fn take(&mut self, new: Config) {
+    fn take(&mut self, mut new: Config) {
         let old = &self.config;
         let mut fixed = Vec::new();
         let mut compare = |name, same: bool| {
@@ -215,8 +216,9 @@ impl Running {
         for name in fixed {
             warn!("SIGHUP: a changed {name} takes effect after a restart");
         }
-        let mut new_setup = setup(&new);
-        new_setup.label.clone_from(&self.config.keyring.label);
+        // Keys and records of one keyring are not those of another.
+        new.keyring.label.clone_from(&self.config.keyring.label);
+        let new_setup = setup(&new);
         self.allow.replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
         self.keyring.set(keyring_settings(&new));
         self.workers.reconfigure(new_setup);

@@ -39,8 +39,16 @@ pub struct KeyId(String);
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-#[serde(transparent)]
+#[serde(try_from = "u32")]
 pub struct Epoch(u32);
+
+impl TryFrom<u32> for Epoch {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        Self::new(number).ok_or_else(|| format!("there are epochs 0 to {}", Self::LAST))
+    }
+}
 
 impl Epoch {
     /// That of a KEK that became active as the newest one.
@@ -152,15 +160,18 @@ pub struct Refused {
     pub generation: Generation,
     /// What is wrong, attribute by attribute.
     pub reasons: Vec<String>,
+    /// It would be good if somebody said that it was imported.
+    pub may_be_imported: bool,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "KEK \"{}\" is refused: {}. Make a good one with `p11-kms key generate`",
+            "KEK \"{}\" is refused: {}{}",
             self.label,
-            self.reasons.join("; ")
+            self.reasons.join("; "),
+            if self.may_be_imported { "" } else { ". Make a good one with `p11-kms key generate`" }
         )
     }
 }
@@ -207,13 +218,19 @@ impl Policy {
                     weaknesses,
                 })
             }
-            Ok(_) => Err(Refused { label, generation, reasons }),
+            Ok(_) => {
+                let may_be_imported = !may_be_imported
+                    && reasons.len() == 1
+                    && weaknesses == reasons
+                    && self::weaknesses(&attributes, true).is_empty();
+                Err(Refused { label, generation, reasons, may_be_imported })
+            }
             Err(failure) => {
                 // A missing right explains the failure better than its code does.
                 if reasons.is_empty() {
                     reasons.push(format!("it does not wrap: {failure}"));
                 }
-                Err(Refused { label, generation, reasons })
+                Err(Refused { label, generation, reasons, may_be_imported: false })
             }
         }
     }
@@ -260,8 +277,8 @@ fn weaknesses(attributes: &Attributes, may_be_imported: bool) -> Vec<String> {
     demand("CKA_EXTRACTABLE", attributes.extractable, false);
     match attributes.never_extractable {
         None | Some(true) => {}
-        // The token says by these two together that it was brought here: it was outside.
-        Some(false) if attributes.local == Some(false) => {
+        // One that was not made here was brought here, and so was outside.
+        Some(false) if attributes.local != Some(true) => {
             if !may_be_imported {
                 reasons.push(
                     "CKA_NEVER_EXTRACTABLE is false, and must be true, but for a KEK that `p11-kms \

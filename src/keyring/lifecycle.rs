@@ -43,6 +43,8 @@ pub struct Decision {
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     seen: HashMap<KeyId, Instant>,
+    /// Was the active KEK not there in the last look?
+    missed: bool,
 }
 
 /// Where a KEK stands.
@@ -122,7 +124,7 @@ impl Lifecycle {
 
     /// The newest KEK that may be active now, if it is not already, and when the next one is due.
     fn next<'a>(
-        &self,
+        &mut self,
         keks: &'a [Arc<Kek>],
         before: &Record,
         delay: Duration,
@@ -130,6 +132,12 @@ impl Lifecycle {
     ) -> (Option<&'a Kek>, Option<Instant>) {
         let current = before.active.as_ref();
         let is_there = current.is_some_and(|active| keks.iter().any(|kek| is_it(kek, active)));
+        let is_missed = current.is_some() && !is_there;
+        let was_missed = std::mem::replace(&mut self.missed, is_missed);
+        // With nothing to write with there is nothing to wait for. But a token may fail to show a
+        // key once.
+        let hurries = current.is_none() || (is_missed && was_missed);
+        let delay = if hurries { Duration::ZERO } else { delay };
         let newer = keks.iter().filter(|kek| match current {
             // Another key under the label of one that has vanished is not taken for it.
             Some(active) => {
@@ -141,8 +149,6 @@ impl Lifecycle {
         let mut due: Option<Instant> = None;
         for kek in newer {
             let seen = self.seen.get(&kek.key_id).copied().unwrap_or(now);
-            // With nothing to write with there is nothing to wait for.
-            let delay = if is_there { delay } else { Duration::ZERO };
             let ready = seen.checked_add(delay);
             if ready.is_none_or(|ready| ready > now) {
                 due = due.into_iter().chain(ready).min();

@@ -2,6 +2,7 @@
 //! Keeps the record: in the state directory before anybody is told of a new active KEK, and
 //! beside the KEKs on the token, for a node that has lost its disk.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,15 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::kek::{Epoch, KeyId};
-use super::lifecycle::{self, Lifecycle};
+use super::kek::{Epoch, KeyId, Policy};
+use super::lifecycle::{self, Decision, Lifecycle};
 use super::record::{BadRecord, Known, Record};
+use super::ring::Sorted;
+use super::{Error, Settings};
 use crate::state::{self, StateDir};
-use crate::token::protocol::{FoundKey, Note};
-use crate::token::{self, Client};
-
-/// How long the token may take to write a note.
-const WRITE: Duration = Duration::from_secs(10);
+use crate::timestamp::Timestamp;
+use crate::token;
+use crate::token::protocol::{Found, FoundKey, NewNote, Note};
 
 /// After a note that could not be written, none is tried for so long.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -45,15 +46,28 @@ pub struct Memory {
     pub(super) lifecycle: Lifecycle,
     /// Has the token's record been taken?
     joined: bool,
-    /// The token took no note then.
-    failed: Option<Instant>,
+    /// What the token held as its record when it was looked at.
+    noted: Option<Noted>,
+    /// When the token took no note, and what was active then.
+    failed: Option<(Instant, Option<KeyId>)>,
     warned: Vec<BadRecord>,
 }
 
 /// The record that the token holds, in however many notes.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Noted {
+    token_serial: String,
     record: Record,
     texts: Vec<String>,
+}
+
+/// What follows from a look. Nothing of it holds yet.
+pub(super) struct Considered {
+    pub(super) sorted: Sorted,
+    /// What to keep. `None`: nobody can know what was active, so that nothing follows.
+    pub(super) record: Option<Record>,
+    pub(super) due: Option<Instant>,
+    pub(super) trouble: Option<String>,
 }
 
 impl Memory {
@@ -73,17 +87,18 @@ impl Memory {
     /// KEKs we know is a clone, and what was active before counts for it too.
     pub(super) fn recall(&mut self, label: &str, token_serial: &str, keys: &[FoundKey]) {
         let name = state::file_name(label, token_serial);
-        if self.name.as_ref() == Some(&name) {
+        if self.name.as_ref() != Some(&name) {
+            if let Some(before) = self.name.replace(name.clone()) {
+                self.found.retain(|(known, _)| *known != before);
+                self.found.push((before, std::mem::take(&mut self.record)));
+            }
+            let own = self.found.iter().find(|(known, _)| *known == name);
+            self.saved = own.map(|(_, record)| record.clone()).unwrap_or_default();
+            self.joined = false;
+            self.record = self.saved.clone();
+        } else if self.record.active.is_some() {
             return;
         }
-        if let Some(before) = self.name.replace(name.clone()) {
-            self.found.retain(|(known, _)| *known != before);
-            self.found.push((before, std::mem::take(&mut self.record)));
-        }
-        let own = self.found.iter().find(|(known, _)| *known == name);
-        self.saved = own.map(|(_, record)| record.clone()).unwrap_or_default();
-        self.joined = false;
-        self.record = self.saved.clone();
         let named = |key: &FoundKey| {
             let fingerprint = key.fingerprint.as_ref().ok()?;
             Some(KeyId::new(key.generation, Epoch::FIRST, fingerprint))
@@ -95,16 +110,56 @@ impl Memory {
         }
     }
 
-    /// Reads the token's notes.
-    ///
-    /// # Errors
-    /// A note cannot be read, and there is no record of our own to go by.
-    pub(super) fn read_notes(&mut self, notes: Vec<Note>, label: &str) -> Result<Noted, BadRecord> {
-        let mut noted = Noted { record: Record::default(), texts: Vec::new() };
-        for Note(text) in notes {
+    /// Decides upon what a look has shown.
+    pub(super) fn consider(
+        &mut self,
+        found: Found,
+        label: &str,
+        settings: Settings,
+        clocks: (Instant, Timestamp),
+    ) -> Considered {
+        let Found { token_serial, kw, keys, notes } = found;
+        let Settings { allow_weak, allow_imported, rules } = settings;
+        let policy = Policy { method: kw, allow_weak, allow_imported };
+        self.recall(label, &token_serial, &keys);
+        let noted = match self.read_notes(&token_serial, notes, label) {
+            Ok(noted) => noted,
+            Err(bad) => {
+                self.noted = None;
+                let sorted = Sorted::new(keys, policy, &self.record);
+                let trouble = Some(bad.to_string());
+                return Considered { sorted, record: None, due: None, trouble };
+            }
+        };
+        let record = lifecycle::take_over(&self.record, &noted.record, !self.joined);
+        let sorted = Sorted::new(keys, policy, &record);
+        let decision = self.lifecycle.decide(&sorted.keks, &record, &noted.record, rules, clocks);
+        let Decision { mut record, due, trouble } = decision;
+        for kek in &sorted.keks {
+            let known = record.known(&kek.key_id, kek.generation);
+            known.created.get_or_insert_with(|| kek.first_known(clocks.1));
+        }
+        self.noted = Some(noted);
+        Considered { sorted, record: Some(record), due, trouble }
+    }
+
+    /// Reads the token's notes. Those that are damaged count only where there is no record of
+    /// our own to go by.
+    pub(super) fn read_notes(
+        &mut self,
+        token_serial: &str,
+        notes: Option<Vec<Note>>,
+        label: &str,
+    ) -> Result<Noted, Error> {
+        let mut noted = Noted { token_serial: token_serial.to_owned(), ..Noted::default() };
+        let has_own = self.record.active.is_some();
+        if notes.is_none() && !has_own {
+            return Err(Error::NotesHidden);
+        }
+        for Note(text) in notes.into_iter().flatten() {
             match Record::parse(&text, label) {
                 Ok(record) => noted.record = noted.record.join(record),
-                Err(bad) if self.record.active.is_none() => return Err(bad),
+                Err(bad) if !has_own => return Err(bad.into()),
                 Err(bad) => {
                     if !self.warned.contains(&bad) {
                         warn!("the record on the token is not taken: {bad}");
@@ -118,11 +173,6 @@ impl Memory {
         noted.texts.sort();
         noted.texts.dedup();
         Ok(noted)
-    }
-
-    /// Our record, with what the token's says.
-    pub(super) fn with(&self, noted: &Noted) -> Record {
-        lifecycle::take_over(&self.record, &noted.record, !self.joined)
     }
 
     /// Makes it the record that holds. It is on the disk when this returns.
@@ -151,8 +201,11 @@ impl Memory {
             let together = move |there: Option<String>| {
                 // Another daemon may keep its record here, and be ahead. What is damaged by now
                 // goes: this one is good.
-                let there = there.and_then(|text| Record::parse(&text, &label).ok());
-                there.unwrap_or_default().join(ours).to_text(&label)
+                match there.map(|text| Record::parse(&text, &label)) {
+                    Some(Err(bad @ BadRecord::Newer(_))) => Err(io::Error::other(bad)),
+                    Some(Ok(there)) => Ok(there.join(ours).to_text(&label)),
+                    Some(Err(_)) | None => Ok(ours.to_text(&label)),
+                }
             };
             let written = tokio::task::spawn_blocking(move || dir.update(&name, together)).await;
             written
@@ -165,23 +218,29 @@ impl Memory {
         Ok(())
     }
 
-    /// What the token's record should say, if it does not.
-    pub(super) fn wanted_note(&self, noted: &Noted) -> Option<Record> {
-        let together = noted.record.clone().join(self.record.clone());
-        let is_there = noted.texts.len() <= 1 && is_kept(&together, &noted.record, TOKEN_GRAIN);
-        (!is_there).then_some(together)
+    /// The note that the token should hold, if it does not. Without a state directory nothing
+    /// is told to others.
+    pub(super) fn wanted_note(&self, label: &str) -> Option<NewNote> {
+        self.dir.as_ref()?;
+        let active = self.record.active.as_ref().map(|active| &active.key_id);
+        let tried = self.failed.as_ref();
+        if tried.is_some_and(|(at, was)| at.elapsed() < PAUSE && was.as_ref() == active) {
+            return None;
+        }
+        self.noted.as_ref()?.outdated_by(&self.record, label)
     }
 
-    /// Sees to it that the token's record says what ours does. It may fail: it is the second
-    /// copy.
-    pub(super) async fn note(&mut self, noted: Noted, client: &Client, label: &str) {
-        let tried_lately = self.failed.is_some_and(|at| at.elapsed() < PAUSE);
-        if self.dir.is_none() || tried_lately {
-            return;
-        }
-        let Some(together) = self.wanted_note(&noted) else { return };
-        match noted.replace_by(&together, client, label).await {
-            Ok(()) => self.failed = None,
+    /// Takes note of how it went.
+    pub(super) fn note_was(&mut self, note: NewNote, outcome: Result<(), token::Error>) {
+        let active = self.record.active.as_ref().map(|active| active.key_id.clone());
+        match outcome {
+            Ok(()) => {
+                self.failed = None;
+                if let Some(noted) = &mut self.noted {
+                    noted.record = noted.record.clone().join(self.record.clone());
+                    noted.texts = vec![note.text];
+                }
+            }
             Err(error) => {
                 if self.failed.is_none() {
                     info!(
@@ -189,9 +248,17 @@ impl Memory {
                          state directory will have to take the highest generation it finds"
                     );
                 }
-                self.failed = Some(Instant::now());
+                self.failed = Some((Instant::now(), active));
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Memory {
+    /// What the token held as its record when it was looked at.
+    pub(super) const fn noted(&self) -> Option<&Noted> {
+        self.noted.as_ref()
     }
 }
 
@@ -207,17 +274,19 @@ impl Noted {
         &self.record
     }
 
-    /// Puts one note in the place of all.
-    pub(super) async fn replace_by(
-        &self,
-        record: &Record,
-        client: &Client,
-        label: &str,
-    ) -> Result<(), token::Error> {
+    /// One note in the place of all, if they do not say what the record does.
+    pub(super) fn outdated_by(&self, record: &Record, label: &str) -> Option<NewNote> {
+        let together = self.record.clone().join(record.clone());
+        let is_there = self.texts.len() <= 1 && is_kept(&together, &self.record, TOKEN_GRAIN);
+        (!is_there).then(|| self.replaced_by(&together, label))
+    }
+
+    /// One note in the place of all.
+    pub(super) fn replaced_by(&self, record: &Record, label: &str) -> NewNote {
         let text = record.to_text(label);
         let old = self.texts.iter().filter(|old| **old != text);
-        let old: Vec<String> = old.map(|old| HEXLOWER.encode(&Sha256::digest(old))).collect();
-        client.write_note(&text, &old, WRITE).await
+        let replaces = old.map(|old| HEXLOWER.encode(&Sha256::digest(old))).collect();
+        NewNote { token_serial: self.token_serial.clone(), text, replaces }
     }
 }
 

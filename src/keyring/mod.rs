@@ -16,12 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::decrypts::Decrypts;
 pub use self::kek::{Epoch, Kek, KeyId, Policy, Refused, metrics_label};
 pub use self::lifecycle::{Decision, Lifecycle, Rules, State};
+use self::memory::Considered;
 pub use self::memory::Memory;
 pub use self::record::{BadRecord, Known, Record, Reinstated, Sighting};
 pub use self::ring::{Active, Ring, Sorted};
@@ -34,6 +35,12 @@ use crate::token::{self, Availability, Client};
 /// The longest that a search on the token may take, whoever wants it: it is many calls, and
 /// a worker that is over its time counts as hung.
 const SEARCH: Duration = Duration::from_secs(10);
+
+/// How long the token may take to write a note.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// How long the disk may take at the end.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Unknown key_ids cause at most one look at the token in this time.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
@@ -56,9 +63,23 @@ pub enum Error {
          with a node that is well; docs/rotation.md says how to replace the record"
     )]
     Record(#[from] BadRecord),
+    /// Nobody knows whether there is a record, and there is no other to go by.
+    #[error(
+        "the token would not be searched for the record of the keyring. If it stores no data \
+         objects, set token.data-objects = false"
+    )]
+    NotesHidden,
     /// The token's trouble.
     #[error(transparent)]
     Token(#[from] token::Error),
+}
+
+/// What a look is for.
+enum Wanted {
+    /// The first one.
+    AnyLook,
+    /// The KEK of that name.
+    KeyId(String),
 }
 
 /// A wrapped seed and all that is needed to get it back.
@@ -95,6 +116,8 @@ pub struct Keyring {
     last_look: tokio::sync::Mutex<Option<Instant>>,
     /// Looks are made one after the other: each decides upon what the last one left.
     memory: tokio::sync::Mutex<Memory>,
+    /// The token's record should say more than it does.
+    note_wanted: Notify,
     /// When the next KEK becomes active by itself.
     due: watch::Sender<Option<Instant>>,
     decrypts: Decrypts,
@@ -112,6 +135,7 @@ impl Keyring {
             looked: AtomicBool::new(false),
             last_look: tokio::sync::Mutex::new(None),
             memory: tokio::sync::Mutex::new(memory),
+            note_wanted: Notify::new(),
             due: watch::Sender::new(None),
             decrypts: Decrypts::default(),
         }
@@ -180,12 +204,11 @@ impl Keyring {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn wrap(&self, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
+    pub async fn wrap(self: &Arc<Self>, seed: &Seed, time: Duration) -> Result<Wrapped, Error> {
         let end = Instant::now() + time;
         let left = || end.saturating_duration_since(Instant::now());
         // Who comes while the first worker is being started waits with us for it.
-        let has_looked = || self.looked.load(Ordering::Relaxed);
-        if let Err(error) = self.look_unless(has_looked, time).await {
+        if let Err(error) = self.look_unless_there(Wanted::AnyLook, time).await {
             return Err(self.start_or(error));
         }
         let algorithm = Algorithm::for_len(seed.len());
@@ -217,12 +240,18 @@ impl Keyring {
     ///
     /// # Errors
     /// [`Error::UnknownKeyId`] after that look.
-    pub async fn find(&self, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
-        if let Err(error) = self.look_unless(|| self.ring().get(key_id).is_some(), time).await {
-            return Err(self.start_or(error));
+    pub async fn find(self: &Arc<Self>, key_id: &str, time: Duration) -> Result<Arc<Kek>, Error> {
+        if let Some(kek) = self.ring().get(key_id) {
+            return Ok(kek.clone());
         }
-        let ring = self.ring();
-        ring.get(key_id).cloned().ok_or_else(|| Error::UnknownKeyId(key_id.to_owned()))
+        let wanted = Wanted::KeyId(key_id.to_owned());
+        let looked = self.look_unless_there(wanted, time).await;
+        // It may be there although somebody still writes down what else follows.
+        match (self.ring().get(key_id), looked) {
+            (Some(kek), _) => Ok(kek.clone()),
+            (None, Ok(())) => Err(Error::UnknownKeyId(key_id.to_owned())),
+            (None, Err(error)) => Err(self.start_or(error)),
+        }
     }
 
     /// Unwraps a blob under the KEK of that name, which [`Self::find`] gave.
@@ -255,32 +284,50 @@ impl Keyring {
         self.active().err().filter(|_| starting).unwrap_or(error)
     }
 
-    /// A look, unless what is looked for is `there`: one for all who wait, and at most one
-    /// every [`LOOK_PAUSE`].
-    async fn look_unless(&self, there: impl Fn() -> bool, time: Duration) -> Result<(), Error> {
-        if there() {
+    /// A look, unless what is wanted is there: one for all who wait, and at most one every
+    /// [`LOOK_PAUSE`]. It goes on when its caller has gone, for those who come after him.
+    async fn look_unless_there(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        time: Duration,
+    ) -> Result<(), Error> {
+        if self.is_there(&wanted) {
             return Ok(());
         }
-        let look = async {
-            let asked = Instant::now();
-            let mut last = self.last_look.lock().await;
-            match *last {
-                // Somebody looked while we waited for the lock.
-                _ if there() => return Ok(()),
-                Some(began) if began >= asked => return Ok(()),
-                Some(began) => sleep_until(began + LOOK_PAUSE).await,
-                None => {}
-            }
-            if there() {
-                return Ok(());
-            }
-            let began = Instant::now();
-            self.look_afresh().await?;
-            // Only a look that worked tells the others that it is not there.
-            *last = Some(began);
-            Ok(())
-        };
-        timeout(time, look).await.unwrap_or_else(|_| Err(token::Error::Deadline.into()))
+        let keyring = self.clone();
+        let look = tokio::spawn(async move { keyring.look_for(&wanted).await });
+        match timeout(time, look).await {
+            Ok(Ok(looked)) => looked,
+            Ok(Err(_)) => Err(token::Error::Dropped.into()),
+            Err(_) => Err(token::Error::Deadline.into()),
+        }
+    }
+
+    fn is_there(&self, wanted: &Wanted) -> bool {
+        match wanted {
+            Wanted::AnyLook => self.looked.load(Ordering::Relaxed),
+            Wanted::KeyId(key_id) => self.ring().get(key_id).is_some(),
+        }
+    }
+
+    async fn look_for(&self, wanted: &Wanted) -> Result<(), Error> {
+        let asked = Instant::now();
+        let mut last = self.last_look.lock().await;
+        match *last {
+            // Somebody looked while we waited for the lock.
+            _ if self.is_there(wanted) => return Ok(()),
+            Some(began) if began >= asked => return Ok(()),
+            Some(began) => sleep_until(began + LOOK_PAUSE).await,
+            None => {}
+        }
+        if self.is_there(wanted) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.look_afresh().await?;
+        // Only a look that worked tells the others that it is not there.
+        *last = Some(began);
+        Ok(())
     }
 
     /// Looks at the token, and sees to it that keys made by others show.
@@ -302,38 +349,30 @@ impl Keyring {
     pub async fn look(&self) -> Result<(), Error> {
         let mut memory = self.memory.lock().await;
         let found = self.token.find(SEARCH).await?;
-        let Some(report) = self.token.report() else {
-            return Err(token::Error::Unavailable("the token is starting".to_owned()).into());
-        };
-        let Settings { allow_weak, allow_imported, rules } = *self.settings();
-        let policy = Policy { method: report.kw, allow_weak, allow_imported };
-        memory.recall(&self.label, &report.token_serial, &found.keys);
-        let noted = match memory.read_notes(found.notes, &self.label) {
-            Ok(noted) => noted,
-            Err(bad) => {
-                let sorted = Sorted::new(found.keys, policy, &memory.record);
-                let trouble = Some(Error::Record(bad).to_string());
-                self.install(sorted, memory.record.clone(), trouble);
-                return Ok(());
-            }
-        };
-        let record = memory.with(&noted);
-        let sorted = Sorted::new(found.keys, policy, &record);
-        let time = Timestamp::now();
-        let clocks = (Instant::now(), time);
-        let decision =
-            memory.lifecycle.decide(&sorted.keks, &record, noted.record(), rules, clocks);
-        let Decision { mut record, due, trouble } = decision;
-        for kek in &sorted.keks {
-            let known = record.known(&kek.key_id, kek.generation);
-            known.created.get_or_insert_with(|| kek.first_known(time));
+        let clocks = (Instant::now(), Timestamp::now());
+        let Considered { sorted, record, due, mut trouble } =
+            memory.consider(found, &self.label, *self.settings(), clocks);
+        if let Some(mut record) = record {
+            self.show_new(&sorted);
+            self.decrypts.write_into(&mut record);
+            trouble = memory.keep(record, &self.label).await.err().or(trouble);
         }
-        self.decrypts.write_into(&mut record);
-        let trouble = memory.keep(record, &self.label).await.err().or(trouble);
         self.due.send_replace(due);
         self.install(sorted, memory.record.clone(), trouble);
-        memory.note(noted, &self.token, &self.label).await;
+        if memory.wanted_note(&self.label).is_some() {
+            self.note_wanted.notify_one();
+        }
         Ok(())
+    }
+
+    /// KEKs that are new decrypt at once, however long it takes to write something down. What is
+    /// active stays so.
+    fn show_new(&self, sorted: &Sorted) {
+        let ring = self.ring();
+        if self.looked.load(Ordering::Relaxed) && sorted.keks != ring.keks() {
+            let trouble = ring.trouble().map(str::to_owned);
+            self.install(sorted.clone(), ring.record().clone(), trouble);
+        }
     }
 
     /// From here on Status and Encrypt see it.
@@ -359,18 +398,30 @@ impl Keyring {
     pub async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let mut memory = self.memory.lock().await;
         let found = self.token.find(SEARCH).await?;
-        let noted = memory.read_notes(found.notes, &self.label)?;
+        let noted = memory.read_notes(&found.token_serial, found.notes, &self.label)?;
         let mut record = noted.record().clone();
         change(&mut record);
-        Ok(noted.replace_by(&record, &self.token, &self.label).await?)
+        Ok(self.token.write_note(&noted.replaced_by(&record, &self.label), WRITE).await?)
+    }
+
+    /// Waits until the token's record should say more than it does, then sees to it. It may fail:
+    /// it is the second copy.
+    pub async fn tell_token(&self) {
+        self.note_wanted.notified().await;
+        // Nobody waits meanwhile: a look may be made, and a later note says more than this one.
+        let Some(note) = self.memory.lock().await.wanted_note(&self.label) else { return };
+        let outcome = self.token.write_note(&note, WRITE).await;
+        self.memory.lock().await.note_was(note, outcome);
     }
 
     /// Writes down what only memory knows yet, before the end.
     pub async fn settle(&self) {
-        let mut memory = self.memory.lock().await;
+        // A look that hangs must not hold up the end.
+        let Ok(mut memory) = self.memory.try_lock() else { return };
         let mut record = memory.record.clone();
         self.decrypts.write_into(&mut record);
-        if let Err(error) = memory.keep_all(record, &self.label).await {
+        let kept = timeout(SETTLE, memory.keep_all(record, &self.label)).await;
+        if let Ok(Err(error)) = kept {
             tracing::warn!("{error}");
         }
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::kek::tests::{POLICY, good_key};
+use super::kek::tests::good_key;
 use super::memory::Memory;
 use super::*;
 use crate::generation::Generation;
 use crate::state;
-use crate::token::protocol::Note;
+use crate::token::protocol::{Found, Method, Note};
 
 const LABEL: &str = "k8s-kek";
 const SERIAL: &str = "1";
@@ -220,24 +220,26 @@ impl World {
     fn see(&mut self, number: usize, tells: bool) {
         let node = &mut self.nodes[number];
         let visible = self.keys.iter().filter(|key| key.visible[number] <= self.now);
-        let found: Vec<_> = visible.map(|key| good_key(key.generation, key.material)).collect();
-        node.memory.recall(LABEL, SERIAL, &found);
-        let notes = self.notes.iter().cloned().map(Note).collect();
-        let noted = node.memory.read_notes(notes, LABEL).unwrap();
-        let record = node.memory.with(&noted);
-        let sorted = Sorted::new(found, POLICY, &record);
+        let found = Found {
+            token_serial: SERIAL.to_owned(),
+            kw: Method::Object,
+            keys: visible.map(|key| good_key(key.generation, key.material)).collect(),
+            notes: Some(self.notes.iter().cloned().map(Note).collect()),
+        };
+        let settings = Settings { allow_weak: false, allow_imported: false, rules: node.rules };
         let clocks = (self.now, Timestamp::new(self.wall));
-        let (keks, rules) = (&sorted.keks, node.rules);
-        let decision = node.memory.lifecycle.decide(keks, &record, noted.record(), rules, clocks);
-        node.disk = decision.record.to_text(LABEL);
+        let considered = node.memory.consider(found, LABEL, settings, clocks);
+        let record = considered.record.unwrap();
+        node.disk = record.to_text(LABEL);
         if !tells {
             return;
         }
-        self.runtime.block_on(node.memory.keep(decision.record, LABEL)).unwrap();
-        node.ring = Ring::new(sorted, node.memory.record.clone(), None, &node.ring);
-        if let Some(together) = node.memory.wanted_note(&noted) {
+        self.runtime.block_on(node.memory.keep(record, LABEL)).unwrap();
+        node.ring = Ring::new(considered.sorted, node.memory.record.clone(), None, &node.ring);
+        let noted = node.memory.noted().unwrap();
+        if let Some(note) = noted.outdated_by(&node.memory.record, LABEL) {
             self.notes.retain(|note| !noted.texts().contains(note));
-            self.notes.push(together.to_text(LABEL));
+            self.notes.push(note.text);
         }
         self.check(number);
     }

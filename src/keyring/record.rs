@@ -36,6 +36,9 @@ use crate::token::protocol::Fingerprint;
 /// The form of the text. A later one is refused, since it may say what we cannot know.
 const VERSION: u32 = 1;
 
+/// More KEKs than this is somebody's joke: a rotation a day takes three years to get there.
+const MOST_KEKS: usize = 1000;
+
 /// What the first line holds beside the hash.
 const HEAD: &str = "sha256 = \"";
 
@@ -271,6 +274,9 @@ impl Record {
     }
 
     fn check(&self) -> Result<(), BadRecord> {
+        if self.keks.len() > MOST_KEKS {
+            return Err(BadRecord::Contradiction("no keyring has so many KEKs"));
+        }
         let Some(active) = &self.active else { return Ok(()) };
         let key_id = KeyId::new(active.generation, active.epoch, &active.fingerprint);
         if active.key_id != key_id {

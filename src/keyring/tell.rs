@@ -29,12 +29,19 @@ pub(super) fn changes(before: &Ring, now: &Ring, label: &str) {
     }
     for kek in before.keks() {
         if now.get(kek.key_id.as_str()).is_none() && before.state(kek) != State::Active {
-            info!(
-                label = kek.label,
-                generation = kek.generation.number(),
-                key_id = kek.key_id.as_str(),
-                "this KEK is no longer there: what only it can decrypt is lost"
-            );
+            let known = now.record().keks.get(&kek.key_id);
+            let (label, generation) = (&kek.label, kek.generation.number());
+            let key_id = kek.key_id.as_str();
+            if known.is_some_and(|known| known.destroyed.is_some()) {
+                info!(label, generation, key_id, "this KEK was destroyed");
+            } else {
+                error!(
+                    label,
+                    generation,
+                    key_id,
+                    "this KEK is no longer there: what only it can decrypt is lost"
+                );
+            }
         }
     }
     for bad in now.refused() {

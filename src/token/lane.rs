@@ -127,11 +127,14 @@ impl Lane {
             }
             () = self.wake.notified() => {}
             ready = self.socket.writable(), if !self.out.is_empty() => ready.map_err(lost)?,
-            _ = check.tick(), if busy && self.is_late() => {
-                // Timers fire before sockets are looked at where the process itself was stopped.
-                yield_now().await;
-                self.receive()?;
-                self.look_for_a_hang()?;
+            _ = check.tick(), if busy => {
+                if self.is_late() {
+                    // Timers fire before sockets are looked at where the process itself was
+                    // stopped.
+                    yield_now().await;
+                    self.receive()?;
+                    self.look_for_a_hang()?;
+                }
             }
         }
         Ok(false)

@@ -229,20 +229,13 @@ impl Client {
         parse(&self.run(Operation::Destroy, kek, label.as_bytes(), time).await?)
     }
 
-    /// Keeps a text on the token, then destroys the notes of this keyring whose SHA-256, in
-    /// lower-case hex, is in `replaces`. After a failure both may be there, or several texts
+    /// Keeps a text on the token, then destroys the notes that it replaces. After a failure both may be there, or several texts
     /// of several writers: who reads them joins them.
     ///
     /// # Errors
     /// See [`Error`]. [`Class::Refused`]: this token stores no data objects, or not this one.
-    pub async fn write_note(
-        &self,
-        text: &str,
-        replaces: &[String],
-        time: Duration,
-    ) -> Result<(), Error> {
-        let note = NewNote { text: text.to_owned(), replaces: replaces.to_vec() };
-        let payload = serde_json::to_vec(&note).map_err(|error| refused(error.to_string()))?;
+    pub async fn write_note(&self, note: &NewNote, time: Duration) -> Result<(), Error> {
+        let payload = serde_json::to_vec(note).map_err(|error| refused(error.to_string()))?;
         parse(&self.run(Operation::WriteNote, &Fingerprint::NONE, &payload, time).await?)
     }
 

@@ -237,12 +237,17 @@ impl<'de> Deserialize<'de> for Fingerprint {
 }
 
 /// What one search of the token shows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Found {
+    /// The token that was searched. Others may be about to be used in its place.
+    pub token_serial: String,
+    /// How RFC 3394 is done on it.
+    pub kw: Method,
     /// The keys of the keyring's label.
     pub keys: Vec<FoundKey>,
-    /// What was noted beside them. Nothing on a token that stores no data objects.
-    pub notes: Vec<Note>,
+    /// What was noted beside them. Nothing on a token that stores no data objects; `None` if it
+    /// should store them, and would not be searched.
+    pub notes: Option<Vec<Note>>,
 }
 
 /// A text that a keyring keeps on the token as a data object (PKCS#11 3.1 section 4.5).
@@ -253,6 +258,8 @@ pub struct Note(pub String);
 /// A note to be written, and those that it makes needless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewNote {
+    /// The token that it is for.
+    pub token_serial: String,
     /// What it says.
     pub text: String,
     /// SHA-256 of their texts, in lower-case hex.

@@ -20,7 +20,12 @@ pub struct Tally {
     pub resources: BTreeMap<String, Counts>,
     /// All of them together.
     pub total: Counts,
+    /// The first keys, below the prefix, of objects that are unreadable.
+    pub unreadable_keys: Vec<String>,
 }
+
+/// So many keys of unreadable objects are named, and no more kept.
+const NAMED: usize = 10;
 
 /// How many objects need what.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -82,6 +87,9 @@ impl Tally {
     /// Counts one object: its key without the prefix, and its value.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         let stored = envelope::read(value);
+        if matches!(stored, Stored::Unreadable) && self.unreadable_keys.len() < NAMED {
+            self.unreadable_keys.push(String::from_utf8_lossy(key).into_owned());
+        }
         entry(&mut self.resources, &resource::of(key)).add(&stored);
         self.total.add(&stored);
     }
@@ -125,6 +133,12 @@ impl fmt::Display for Tally {
             f.write_char('\n')?;
         }
         block(f, "total", &self.total)?;
+        for key in &self.unreadable_keys {
+            writeln!(f, "unreadable: {}", plain(key))?;
+        }
+        if self.total.unreadable > NAMED as u64 {
+            writeln!(f, "and more that are unreadable")?;
+        }
         write!(f, "counted at revision {} of etcd", self.revision)
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn log_in(
         slot,
         methods,
         setup: setup.clone(),
+        token_serial: report.token_serial.clone(),
         handles,
         login: Relogin::new(has_successor),
     });

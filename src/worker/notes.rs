@@ -28,24 +28,35 @@ const MOST: usize = 512 * 1024;
 /// How often the token is searched while notes go away as they are read.
 const LOOKS: u32 = 4;
 
-/// All notes of the keyring. None on a token that stores no data objects or will not search
-/// for them: it does its work without.
-pub(super) fn find(session: &Session, profile: &Profile, base: &str) -> Result<Vec<Note>, Failure> {
+/// All notes of the keyring. `None`: the token would not be searched for them, so that nobody
+/// knows whether there are any.
+pub(super) fn find(
+    session: &Session,
+    profile: &Profile,
+    base: &str,
+) -> Result<Option<Vec<Note>>, Failure> {
     if !profile.data_objects {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     match search(session, profile, base) {
-        Ok(found) => Ok(found.into_iter().map(|(_, text)| Note(text)).collect()),
+        Ok(found) => Ok(Some(found.into_iter().map(|(_, text)| Note(text)).collect())),
         Err(failure) if failure.class.ends_worker() => Err(failure),
-        Err(_) => Ok(Vec::new()),
+        Err(_) => Ok(None),
     }
 }
 
 /// Writes a note, then destroys those that it replaces. The payload is a [`NewNote`].
-pub(super) fn write(writer: &Writer<'_>, payload: &[u8]) -> Result<(), Failure> {
+pub(super) fn write(
+    writer: &Writer<'_>,
+    token_serial: &str,
+    payload: &[u8],
+) -> Result<(), Failure> {
     let Writer { session, tools, base, .. } = writer;
-    let NewNote { text, replaces } = serde_json::from_slice(payload)
+    let NewNote { token_serial: wanted, text, replaces } = serde_json::from_slice(payload)
         .map_err(|error| refused(format!("the note cannot be read: {error}")))?;
+    if wanted != token_serial {
+        return Err(refused("the note is for another token".to_owned()));
+    }
     if !tools.profile.data_objects {
         return Err(refused("this token stores no data objects (token.data-objects)".to_owned()));
     }
@@ -128,11 +139,13 @@ fn look(
     let mut room = MOST;
     for note in session.find_objects(&ours(base))? {
         match read(session, note, base) {
-            Ok(Some(text)) if text.len() <= room => {
+            Ok(Some(text)) => {
+                // What has no room is not to be taken for nothing.
+                let text = if text.len() <= room { text } else { String::new() };
                 room -= text.len();
                 found.push((note, text));
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(error) if errors::is_gone(&error) => complete = false,
             Err(error) => return Err(error),
         }
@@ -147,7 +160,12 @@ fn read(
     note: ObjectHandle,
     base: &str,
 ) -> Result<Option<String>, CryptokiError> {
-    let wanted = [AttributeType::Label, AttributeType::Application, AttributeType::Value];
+    let wanted = [
+        AttributeType::Label,
+        AttributeType::Application,
+        AttributeType::Private,
+        AttributeType::Value,
+    ];
     Ok(text_of(session.get_attributes(note, &wanted)?, base))
 }
 
@@ -157,7 +175,13 @@ fn text_of(attributes: Vec<Attribute>, base: &str) -> Option<String> {
         match attribute {
             Attribute::Label(it) => is_labelled = it == label(base).as_bytes(),
             Attribute::Application(it) => is_ours = it == APPLICATION.as_bytes(),
-            Attribute::Value(it) if it.len() <= LONGEST => text = String::from_utf8(it).ok(),
+            // One that anybody could have written without the PIN says nothing.
+            Attribute::Private(false) => return None,
+            // What is damaged must be seen to be so.
+            Attribute::Value(it) if it.len() <= LONGEST => {
+                text = Some(String::from_utf8_lossy(&it).into_owned());
+            }
+            Attribute::Value(_) => text = Some(String::new()),
             _ => {}
         }
     }

@@ -53,6 +53,7 @@ pub(super) struct Shared {
     pub(super) slot: Slot,
     pub(super) methods: Methods,
     pub(super) setup: Setup,
+    pub(super) token_serial: String,
     pub(super) handles: Handles,
     pub(super) login: Relogin,
 }
@@ -121,7 +122,8 @@ impl SessionThread {
                 return reply(answers, made);
             }
             Operation::WriteNote => {
-                let written = self.write(|writer| notes::write(writer, job.payload));
+                let written = self
+                    .write(|writer| notes::write(writer, &self.shared.token_serial, job.payload));
                 return reply(answers, written);
             }
             Operation::Destroy => return reply(answers, self.destroy(job)),
@@ -222,7 +224,8 @@ impl SessionThread {
         login.searched(setup, &self.session, || {
             let keys = keys::find(&self.tools(), &self.session, &setup.label, handles)?;
             let notes = notes::find(&self.session, &setup.profile, &setup.label)?;
-            Ok(Found { keys, notes })
+            let token_serial = self.shared.token_serial.clone();
+            Ok(Found { token_serial, kw: self.shared.methods.kw.method, keys, notes })
         })
     }
 
@@ -248,7 +251,8 @@ impl SessionThread {
     fn write<T>(&self, work: impl FnOnce(&Writer<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let Shared { pkcs11, slot, setup, .. } = &*self.shared;
         let _turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
-        work(&Writer::open(self.tools(), &setup.label, pkcs11, *slot)?)
+        let is_well = || self.session.get_session_info().is_ok();
+        work(&Writer::open(self.tools(), &setup.label, pkcs11, *slot, is_well)?)
     }
 
     fn tools(&self) -> Tools<'_> {

@@ -32,15 +32,22 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Opens the session.
+    /// Opens the session. Where the token has none left, and the one that we have `is_well`,
+    /// nothing is lost.
     pub(super) fn open(
         tools: Tools<'a>,
         base: &'a str,
         pkcs11: &Pkcs11,
         slot: Slot,
+        is_well: impl FnOnce() -> bool,
     ) -> Result<Self, Failure> {
         let session = pkcs11.open_rw_session(slot).map_err(|error| {
-            errors::from_cryptoki(&error, "opening a read-write session", tools.profile)
+            let doing = "opening a read-write session";
+            let mut failure = errors::from_cryptoki(&error, doing, tools.profile);
+            if failure.class.ends_worker() && is_well() {
+                failure.class = Class::Refused;
+            }
+            failure
         })?;
         let tools = Tools { session: session.handle(), ..tools };
         Ok(Self { session, tools, base, slot })

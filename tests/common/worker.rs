@@ -106,7 +106,8 @@ impl Worker {
 
     /// The texts of the notes, in order.
     pub(crate) fn notes(&mut self) -> Vec<String> {
-        let mut notes: Vec<_> = self.find().notes.into_iter().map(|note| note.0).collect();
+        let found = self.find().notes.unwrap();
+        let mut notes: Vec<_> = found.into_iter().map(|note| note.0).collect();
         notes.sort();
         notes
     }
@@ -124,7 +125,8 @@ impl Worker {
 
     pub(crate) fn send_note(&mut self, text: &str, replaces: &[&str]) {
         let replaces = replaces.iter().map(|text| sha256(text)).collect();
-        let note = NewNote { text: text.to_owned(), replaces };
+        let token_serial = self.find().token_serial;
+        let note = NewNote { token_serial, text: text.to_owned(), replaces };
         let payload = serde_json::to_vec(&note).unwrap();
         self.send(Operation::WriteNote, &Fingerprint::NONE, &payload);
     }

@@ -50,7 +50,7 @@ pub(super) async fn destroy(
         confirm(&kek)?;
         None
     } else {
-        Some(refuse_used(cli, config, wanted, &kek).await?)
+        Some(refuse_used(cli, config, wanted, &ring, &kek).await?)
     };
     // Counting and typing take their time.
     access.keyring.look().await.map_err(|error| Failed::new(Exit::Unreachable, error))?;
@@ -167,6 +167,7 @@ async fn refuse_used(
     cli: &Cli,
     config: &Config,
     wanted: &Destroy,
+    ring: &Ring,
     kek: &Kek,
 ) -> Result<u64, Failed> {
     let tally = usage::count(cli, &wanted.etcd, &config.etcd).await.map_err(|failed| {
@@ -179,9 +180,9 @@ async fn refuse_used(
         let each = found.into_iter().map(|(resource, count)| format!("{count} {resource}"));
         each.collect::<Vec<_>>().join(", ")
     };
-    let names = names(kek);
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let needing = tally.needing(&names);
+    let needed = names(kek);
+    let needed: Vec<&str> = needed.iter().map(String::as_str).collect();
+    let needing = tally.needing(&needed);
     if !needing.is_empty() {
         return Err(refused(format!(
             "KEK \"{}\" (generation {}) is needed by {}. Have them rewritten, then try again",
@@ -195,6 +196,15 @@ async fn refuse_used(
         return Err(refused(format!(
             "of {} nobody can tell which KEK they need: `p11-kms usage` shows more",
             in_words(unreadable)
+        )));
+    }
+    let ours: Vec<String> = ring.keks().iter().flat_map(|kek| names(kek)).collect();
+    let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
+    if tally.needing(&ours).is_empty() {
+        return Err(refused(format!(
+            "of {} objects none is under any KEK of this keyring. Is this the etcd of this cluster, and \
+             all of it? If so, --without-usage-check does without",
+            tally.total.objects
         )));
     }
     Ok(tally.total.objects)
@@ -211,8 +221,10 @@ fn confirm(kek: &Kek) -> Result<(), Failed> {
     );
     let _ = out.flush();
     let mut typed = String::new();
-    io::stdin().lock().read_line(&mut typed)?;
-    if typed.trim() == kek.generation.to_string() {
+    // What cannot be read is not it either.
+    if io::stdin().lock().read_line(&mut typed).is_ok()
+        && typed.trim() == kek.generation.to_string()
+    {
         return Ok(());
     }
     Err(refused(format!("the generation was not typed (it is {})", kek.generation)))

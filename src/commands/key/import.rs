@@ -13,6 +13,7 @@ use crate::commands::token_access::{Access, PATIENCE};
 use crate::commands::{Exit, Failed};
 use crate::config::Config;
 use crate::config::pin::{open_secret, read_short};
+use crate::memory;
 use crate::token::Error;
 use crate::token::protocol::{Class, Import, ImportForm, OaepHash, UnwrappingKey};
 
@@ -43,6 +44,8 @@ pub(super) async fn import(
             format!("this token cannot tell the daemons of the import: {REMEDY}, then try again"),
         ));
     }
+    // The worker has the same limits, and locks what it can.
+    let _ = memory::lock();
     let file = read(&wanted.file, is_plain)?;
     access.open().await?;
     let label = next_generation(access, &config.keyring.label, None)?.label(&config.keyring.label);

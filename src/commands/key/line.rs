@@ -4,7 +4,9 @@
 use serde::Serialize;
 
 use crate::commands::age::age;
-use crate::keyring::{Kek, Known, Refused, Ring, Sighting, State, metrics_label};
+use crate::keyring::{
+    Kek, KeyId, Known, Refused, Reinstated, Ring, Sighting, State, metrics_label,
+};
 use crate::timestamp::Timestamp;
 use crate::token::protocol::Attributes;
 
@@ -21,6 +23,8 @@ pub(super) struct Line {
     pub(super) key_id_hash: Option<String>,
     /// How often an older KEK had been put back when this one became active.
     pub(super) epoch: u32,
+    /// What it was named when it was put back, if it is not active now.
+    pub(super) put_back_key_id: Option<String>,
     pub(super) id: Option<String>,
     pub(super) created: Option<Timestamp>,
     pub(super) age_seconds: Option<u64>,
@@ -50,6 +54,12 @@ impl Line {
         line.name(kek.key_id.as_str());
         if let Some(known) = known {
             line.know(known);
+        }
+        let put_back = ring.record().reinstated.filter(|it| it.generation == kek.generation);
+        if let Some(Reinstated { epoch, generation }) = put_back.filter(|_| state != State::Active)
+        {
+            line.put_back_key_id =
+                Some(KeyId::new(generation, epoch, &kek.fingerprint).to_string());
         }
         if let Some(active) = ring.record().active.as_ref().filter(|_| state == State::Active) {
             line.name(active.key_id.as_str());
@@ -120,6 +130,7 @@ impl Line {
         };
         add("key_id", self.key_id.clone());
         add("key_id hash", self.key_id_hash.clone());
+        add("put back as", self.put_back_key_id.clone());
         add("CKA_ID", self.id.clone());
         let origin = if self.imported { ", imported" } else { "" };
         add(

@@ -16,7 +16,7 @@ pub(super) async fn list(cli: &Cli, config: &Config, access: &Access) -> Result<
     lines.extend(gone(&ring, &config.keyring.label));
     lines.sort_by_key(|line| line.generation);
     let text = if lines.is_empty() {
-        "no KEKs on this token; make one with `p11-kms key generate`".to_owned()
+        ring.why_none(&config.keyring.label)
     } else {
         let mut texts: Vec<String> = lines.iter().map(Line::text).collect();
         if ring.active().is_none() {

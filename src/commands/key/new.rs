@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! What a KEK that is new to the keyring needs, however it came: a number, and to be seen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -9,7 +10,7 @@ use super::line::Line;
 use crate::commands::token_access::Access;
 use crate::commands::{Exit, Failed};
 use crate::generation::Generation;
-use crate::keyring::{self, Epoch, KeyId};
+use crate::keyring::{self, Epoch, Kek, KeyId};
 use crate::timestamp::Timestamp;
 use crate::token::protocol::FoundKey;
 
@@ -26,6 +27,9 @@ pub(super) fn next_generation(
     wanted: Option<Generation>,
 ) -> Result<Generation, Failed> {
     let ring = access.keyring.ring();
+    if let Some(trouble) = ring.trouble().filter(|_| ring.active().is_none()) {
+        return Err(Failed::new(Exit::Unreachable, format!("no KEK is made: {trouble}")));
+    }
     let usable = ring.keks().iter().map(|kek| kek.generation);
     // A refused key occupies its number too: its label is taken.
     let refused = ring.refused().iter().map(|bad| bad.generation);
@@ -77,7 +81,11 @@ pub(super) async fn shown(access: &Access, made: &FoundKey) -> Result<Line, Fail
             return Err(Failed::new(Exit::Unreachable, bad));
         }
         let keks = ring.keks().iter();
-        let mut same = keks.filter(|kek| made.fingerprint.as_ref() == Ok(&kek.fingerprint));
+        // The same key may be there under another label as well.
+        let is_it = |kek: &&Arc<Kek>| {
+            made.fingerprint.as_ref() == Ok(&kek.fingerprint) && kek.label == made.label
+        };
+        let mut same = keks.filter(is_it);
         if let Some(kek) = same.next() {
             return Ok(Line::of_kek(&ring, kek));
         }

@@ -22,7 +22,7 @@ use crate::timestamp::Timestamp;
 struct Outcome {
     rotated: bool,
     reason: String,
-    /// The newest KEK now.
+    /// The KEK that it is about: the new one, or the one that there is no need to replace.
     kek: Line,
 }
 
@@ -36,15 +36,12 @@ pub(super) async fn rotate(
 ) -> Result<(), Failed> {
     access.open().await?;
     let ring = access.keyring.ring();
-    if ring.active().is_none() {
+    let Some(active) = ring.active() else {
         // A new generation could be the remedy, but that is for a person to decide.
         return Err(Failed::new(Exit::Unreachable, ring.why_none(&config.keyring.label)));
-    }
-    let Some(newest) = ring.keks().last() else {
-        return Err(Failed::new(Exit::Unreachable, ring.why_none(&config.keyring.label)));
     };
-    let outcome = match reason_to_wait(&ring, newest, older_than) {
-        Some(reason) => Outcome { rotated: false, reason, kek: Line::of_kek(&ring, newest) },
+    let outcome = match reason_to_wait(&ring, &active.kek, older_than) {
+        Some((kek, reason)) => Outcome { rotated: false, reason, kek: Line::of_kek(&ring, kek) },
         None => {
             let kek = generate::make(config, access, None).await?;
             let reason = format!(
@@ -60,22 +57,31 @@ pub(super) async fn rotate(
     cli.print(&outcome.reason, &outcome)
 }
 
-/// Why no KEK is made now.
-fn reason_to_wait(ring: &Ring, newest: &Kek, older_than: Option<Duration>) -> Option<String> {
-    let Kek { label, generation, .. } = newest;
-    if ring.state(newest) == State::PreActive {
-        return Some(format!(
-            "KEK \"{label}\" (generation {generation}) is waiting to become active: nothing was made"
-        ));
+/// Why no KEK is made now, and which one is enough.
+fn reason_to_wait<'a>(
+    ring: &'a Ring,
+    active: &'a Kek,
+    older_than: Option<Duration>,
+) -> Option<(&'a Kek, String)> {
+    let mut waiting = ring.keks().iter().filter(|kek| ring.state(kek) == State::PreActive);
+    if let Some(kek) = waiting.next_back() {
+        let reason = format!(
+            "KEK \"{}\" (generation {}) is waiting to become active: nothing was made",
+            kek.label, kek.generation
+        );
+        return Some((kek, reason));
     }
     let older_than = older_than?;
-    let created = ring.record().keks.get(&newest.key_id).and_then(|known| known.created);
+    let created = ring.record().keks.get(&active.key_id).and_then(|known| known.created);
     let created = created.unwrap_or_else(Timestamp::now);
     (Timestamp::now().since(created) <= older_than).then(|| {
-        format!(
-            "KEK \"{label}\" (generation {generation}) is {} old, not more than {}: nothing was made",
+        let reason = format!(
+            "KEK \"{}\" (generation {}) is {} old, not more than {}: nothing was made",
+            active.label,
+            active.generation,
             age(created),
             in_words(older_than)
-        )
+        );
+        (active, reason)
     })
 }

@@ -110,6 +110,16 @@ fn with_nothing_to_write_with_a_newer_one_does_not_wait() {
 }
 
 #[test]
+fn a_token_that_fails_to_show_a_kek_once_makes_nobody_hurry() {
+    let mut node = Node::new();
+    node.sees(0, &[(1, 1)]);
+    node.sees(1, &[(1, 1), (2, 2)]);
+    node.sees(1, &[(2, 2)]);
+    node.sees(1, &[(1, 1), (2, 2)]);
+    assert_eq!(node.active(), (1, 0, 1));
+}
+
+#[test]
 fn one_that_is_put_back_is_active_at_once_and_has_a_new_name() {
     let mut node = Node::new();
     node.sees(0, &[(1, 1)]);

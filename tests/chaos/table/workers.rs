@@ -24,6 +24,8 @@ pub(super) const ROWS: &[Row] = &[
         name: "both-workers-killed",
         fault: "SIGKILL for both workers at once",
         begin: &[Act::KillWorkers(2), Act::WorkersGone(2)],
+        // A job that the second one got from the first has been run twice.
+        may_see: &["Unavailable"],
         status: Status::Anything,
         workers: Workers::Replaced(2),
         ..UNNOTICED
