@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! `key destroy`: one KEK less, when it is certain that nothing needs it.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,13 @@ pub(super) async fn destroy(
     let ring = access.keyring.ring();
     refuse_needed(&ring, &kek)?;
     let mut warnings = too_soon(&ring);
+    if objects_counted.is_some() {
+        if wanted.etcd.over(&config.etcd).snapshot.is_some() {
+            warnings
+                .push("a snapshot shows the past: what was written since is not counted".into());
+        }
+        confirm_warnings(&warnings, &kek)?;
+    }
 
     let gone = access.client.destroy(&kek.fingerprint, &kek.label, PATIENCE).await;
     gone.map_err(|error| {
@@ -208,6 +215,18 @@ async fn refuse_used(
         )));
     }
     Ok(tally.total.objects)
+}
+
+/// A person can still think about it; a script was written by one who did.
+fn confirm_warnings(warnings: &[String], kek: &Kek) -> Result<(), Failed> {
+    if warnings.is_empty() || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    for warning in warnings {
+        // Who cannot be told cannot answer either.
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    confirm(kek)
 }
 
 /// Nobody has looked whether it is needed: somebody must have thought about it.
