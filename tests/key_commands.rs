@@ -158,6 +158,7 @@ async fn key_list_tells_the_life_of_each_kek() {
             "key-id",
             "key-id-hash",
             "epoch",
+            "put-back-key-id",
             "id",
             "created",
             "age-seconds",

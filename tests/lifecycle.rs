@@ -125,6 +125,26 @@ async fn sighup_reads_the_config_again() {
     daemon.stop().await;
 }
 
+/// Keys of one label and the record of another would not go together.
+#[tokio::test]
+async fn a_changed_label_waits_for_a_restart_however_often_the_config_is_read() {
+    let token = Token::with_kek();
+    token.keygen("other-0007", "AES:32", common::token::GOOD);
+    let daemon = Daemon::start(&token).await;
+    let status = daemon.well().await;
+    token.change_config("label = \"k8s-kek\"", "label = \"other\"");
+    for round in 1..=2 {
+        daemon.signal(Signal::SIGHUP);
+        let read = || daemon.count("config and PIN are read again") == round;
+        eventually("the config is read", async || read().then_some(())).await;
+        let renewed = || daemon.count("the worker is logged in") >= 2 + 2 * round;
+        eventually("new workers", async || renewed().then_some(())).await;
+        assert_eq!(daemon.well().await.key_id, status.key_id);
+        assert_eq!(daemon.count("a changed keyring.label takes effect after a restart"), round);
+    }
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn sighup_under_load_fails_no_call() {
     let token = Token::with_kek();

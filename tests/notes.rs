@@ -11,7 +11,7 @@ mod common;
 use common::token::Token;
 use common::worker::Worker;
 use p11_kms::token::frame::Operation;
-use p11_kms::token::protocol::{Class, Fingerprint, Found, FoundKey};
+use p11_kms::token::protocol::{Class, Fingerprint, Found, FoundKey, NewNote};
 
 #[test]
 fn a_note_is_found_and_replaced() {
@@ -55,10 +55,12 @@ fn what_is_not_ours_is_left_alone() {
     ] {
         token.store_data(label, application, text);
     }
-    assert_eq!(worker.notes(), ["ours"]);
+    // One that is damaged is shown to be so: it is no note that is not there.
+    let damaged = "\u{fffd}\u{fffd} is not UTF-8";
+    assert_eq!(worker.notes(), ["ours", damaged]);
     let all = ["ours", "of another application", "of another keyring"];
     worker.write("new", &all).unwrap().unwrap();
-    assert_eq!(worker.notes(), ["new"]);
+    assert_eq!(worker.notes(), ["new", damaged]);
     assert_eq!(token.data_objects(), 4);
     assert_eq!(
         Worker::start(&token, &[("keyring.label", "k8s-kek-b")]).notes(),
@@ -152,7 +154,22 @@ fn a_note_that_reads_otherwise_is_taken_back() {
 }
 
 #[test]
-fn a_token_that_refuses_data_objects_is_used_without() {
+fn a_note_for_another_token_is_not_written() {
+    let token = Token::new();
+    let mut worker = Worker::start(&token, &[]);
+    let note = NewNote {
+        token_serial: "another".to_owned(),
+        text: "text".to_owned(),
+        replaces: Vec::new(),
+    };
+    worker.send(Operation::WriteNote, &Fingerprint::NONE, &serde_json::to_vec(&note).unwrap());
+    let failure = worker.answer::<()>().unwrap().unwrap_err();
+    assert_eq!(failure.class, Class::Refused, "{failure}");
+    assert!(worker.notes().is_empty());
+}
+
+#[test]
+fn a_token_that_refuses_data_objects_says_that_nobody_knows() {
     let token = Token::new();
     let faults = token.misbehaving();
     let mut worker = Worker::start(&token, &[]);
@@ -165,7 +182,7 @@ fn a_token_that_refuses_data_objects_is_used_without() {
     }
     // The search for keys is the first one, that for notes the second.
     for code in ["CKR_ATTRIBUTE_TYPE_INVALID", "CKR_FUNCTION_FAILED"] {
-        faults.set(&format!("C_FindObjectsInit after=1 every=2 return={code}")).unwrap();
+        faults.set(&format!("C_FindObjectsInit every=2 return={code}")).unwrap();
         let found = worker.find();
         assert_eq!((found.keys.len(), found.notes), (1, None), "{code}");
     }

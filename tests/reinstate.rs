@@ -137,6 +137,7 @@ async fn an_older_kek_is_put_back_under_a_new_name_and_stays_so() {
     let third = generate(&token);
     active(&daemon, &third).await;
     assert_eq!(line(&token, 3)["state"], "active");
+    assert_eq!(line(&token, 1)["put-back-key-id"], put_back.as_str(), "objects may need it yet");
     written.push(daemon.client().await.encrypt(&seed(3, 32)).await.unwrap());
     all_decrypt(&daemon, &written).await;
     all_decrypt(&other, &written).await;

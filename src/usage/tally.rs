@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
 use serde::Serialize;
@@ -20,8 +20,8 @@ pub struct Tally {
     pub resources: BTreeMap<String, Counts>,
     /// All of them together.
     pub total: Counts,
-    /// The first keys, below the prefix, of objects that are unreadable.
-    pub unreadable_keys: Vec<String>,
+    /// The first keys in their order, below the prefix, of objects that are unreadable.
+    pub unreadable_keys: BTreeSet<String>,
 }
 
 /// So many keys of unreadable objects are named, and no more kept.
@@ -87,8 +87,11 @@ impl Tally {
     /// Counts one object: its key without the prefix, and its value.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         let stored = envelope::read(value);
-        if matches!(stored, Stored::Unreadable) && self.unreadable_keys.len() < NAMED {
-            self.unreadable_keys.push(String::from_utf8_lossy(key).into_owned());
+        if matches!(stored, Stored::Unreadable) {
+            self.unreadable_keys.insert(String::from_utf8_lossy(key).into_owned());
+            if self.unreadable_keys.len() > NAMED {
+                self.unreadable_keys.pop_last();
+            }
         }
         entry(&mut self.resources, &resource::of(key)).add(&stored);
         self.total.add(&stored);
@@ -230,6 +233,7 @@ total: 19 objects
    1 under kms v1 \"p11-kms\"
    1 unreadable: damaged, or of an unknown form
    4 not encrypted
+unreadable: configmaps/a/c
 counted at revision 7 of etcd";
         assert_eq!(tally().to_string(), expected);
         let nothing = Tally::default().to_string();
@@ -251,6 +255,7 @@ counted at revision 7 of etcd";
         });
         assert_eq!(json["resources"]["secrets"], expected);
         assert_eq!(json["total"]["objects"], 19);
-        assert_eq!(json.as_object().unwrap().len(), 3);
+        assert_eq!(json["unreadable-keys"], serde_json::json!(["configmaps/a/c"]));
+        assert_eq!(json.as_object().unwrap().len(), 4);
     }
 }

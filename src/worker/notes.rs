@@ -226,10 +226,19 @@ mod tests {
         };
         let longest = vec![b'x'; LONGEST];
         assert_eq!(note("k8s-kek.record", APPLICATION, longest).unwrap().len(), LONGEST);
-        assert_eq!(note("k8s-kek.record", APPLICATION, vec![b'x'; LONGEST + 1]), None);
-        assert_eq!(note("k8s-kek.record", APPLICATION, vec![0xff]), None);
+        // What is damaged is no note that is not there.
+        let too_long = vec![b'x'; LONGEST + 1];
+        assert_eq!(note("k8s-kek.record", APPLICATION, too_long).as_deref(), Some(""));
+        assert_eq!(note("k8s-kek.record", APPLICATION, vec![0xff]).as_deref(), Some("\u{fffd}"));
         assert_eq!(note("k8s-kek.record", "", b"text".to_vec()), None);
         assert_eq!(note("k8s-kek-b.record", APPLICATION, b"text".to_vec()), None);
         assert_eq!(text_of(vec![Attribute::Value(b"text".to_vec())], "k8s-kek"), None);
+        let public = vec![
+            Attribute::Label(b"k8s-kek.record".to_vec()),
+            Attribute::Application(APPLICATION.into()),
+            Attribute::Private(false),
+            Attribute::Value(b"text".to_vec()),
+        ];
+        assert_eq!(text_of(public, "k8s-kek"), None, "anybody may have written it");
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct Worker {
     _control: UnixStream,
     session: UnixStream,
     inbox: Inbox,
+    token_serial: String,
 }
 
 impl Worker {
@@ -62,11 +63,11 @@ impl Worker {
         control.read_exact(&mut len).unwrap();
         let mut greeting = vec![0; u32::from_le_bytes(len) as usize];
         control.read_exact(&mut greeting).unwrap();
-        match serde_json::from_slice(&greeting).unwrap() {
-            Greeting::Ready(_) => {}
+        let token_serial = match serde_json::from_slice(&greeting).unwrap() {
+            Greeting::Ready(report) => report.token_serial,
             Greeting::Failed(failure) => panic!("{failure}"),
-        }
-        Self { child, _control: control, session, inbox: Inbox::new(MAX_ANSWER) }
+        };
+        Self { child, _control: control, session, inbox: Inbox::new(MAX_ANSWER), token_serial }
     }
 
     /// Sends a job and does not wait.
@@ -125,7 +126,7 @@ impl Worker {
 
     pub(crate) fn send_note(&mut self, text: &str, replaces: &[&str]) {
         let replaces = replaces.iter().map(|text| sha256(text)).collect();
-        let token_serial = self.find().token_serial;
+        let token_serial = self.token_serial.clone();
         let note = NewNote { token_serial, text: text.to_owned(), replaces };
         let payload = serde_json::to_vec(&note).unwrap();
         self.send(Operation::WriteNote, &Fingerprint::NONE, &payload);

@@ -210,7 +210,7 @@ async fn refuse_used(
     if tally.needing(&ours).is_empty() {
         return Err(refused(format!(
             "of {} objects none is under any KEK of this keyring. Is this the etcd of this cluster, and \
-             all of it? If so, --without-usage-check does without",
+             --prefix right? If so, --without-usage-check does without",
             tally.total.objects
         )));
     }
