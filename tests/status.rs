@@ -32,6 +32,7 @@ fn check_when_all_is_well() {
         "profile",
         "socket-directory",
         "pin-source",
+        "state",
         "module",
         "token",
         "login",
@@ -69,6 +70,30 @@ fn check_names_what_is_wrong_and_the_remedy() {
     let warned = token.run(&generic);
     assert_eq!(warned.code(), Some(0), "{warned:?}");
     assert!(warned.stdout.contains("WARN  profile"), "{warned:?}");
+}
+
+/// What `serve` would refuse, `check` has found before.
+#[test]
+fn check_tries_the_state_directory_as_serve_does() {
+    let token = Token::with_kek();
+    let check = |dir: &str| {
+        let state = format!("keyring.state-dir={}", token.path(dir).display());
+        let ended = token.run(&["--set", &state, "check", "--output", "json"]);
+        let findings = ended.json();
+        let mut found = findings.as_array().unwrap().iter().filter(|it| it["id"] == "state");
+        (ended.code(), found.next().unwrap().clone())
+    };
+    std::fs::create_dir(token.path("open")).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(token.path("open"), open).unwrap();
+    for (dir, said) in [("open", "chmod 0700"), ("no/such", "No such file")] {
+        let (code, finding) = check(dir);
+        assert_eq!((code, &finding["result"]), (Some(1), &"fail".into()), "{finding}");
+        assert!(finding["message"].as_str().unwrap().contains(said), "{finding}");
+    }
+    let (code, finding) = check("new");
+    assert_eq!((code, &finding["result"]), (Some(0), &"pass".into()), "{finding}");
+    assert!(!token.path("new").exists(), "a check makes nothing");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! `check`: every precondition, one line each, with the remedy.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -157,12 +158,11 @@ fn state(config: &Config, findings: &mut Findings) -> Vec<(String, Record)> {
     };
     match StateDir::open_existing(path) {
         Ok(_) => findings.pass("state", format!("{dir} can be used")),
-        Err(StateError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => findings.add(
-            "state",
-            Grade::Warn,
-            format!("{dir} is not there: the daemon will have to make it"),
-            "under systemd StateDirectory= makes it",
-        ),
+        Err(StateError::Io { error, .. })
+            if error.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
+        {
+            findings.pass("state", format!("{dir} is not there yet: the daemon makes it"));
+        }
         // Root is not the daemon's user, whose directory it may well be.
         Err(StateError::Owner { owner, us: 0, .. }) => findings.add(
             "state",
