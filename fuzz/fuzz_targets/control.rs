@@ -6,9 +6,7 @@
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use p11_kms::token::protocol::{
-    Found, FoundKey, Greeting, Import, NewNote, Setup, encode_control,
-};
+use p11_kms::token::protocol::{Found, FoundKey, Greeting, Import, NewNote, Setup, encode_control};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
