@@ -52,10 +52,10 @@ func startTraffic(ctx context.Context, server *controlplane.Client, stored []con
 	ctx, stop := context.WithCancel(ctx)
 	t := &traffic{server: server, stop: stop, next: len(stored) + 1, stored: stored}
 	for range writers {
-		t.done.Go(func() { t.repeat(ctx, writeEvery, t.write) })
+		t.done.Go(func() { controlplane.Repeat(ctx, writeEvery, t.write) })
 	}
 	for range readers {
-		t.done.Go(func() { t.repeat(ctx, readEvery, t.read) })
+		t.done.Go(func() { controlplane.Repeat(ctx, readEvery, t.read) })
 	}
 	return t
 }
@@ -65,21 +65,6 @@ func (t *traffic) end() []controlplane.Secret {
 	t.stop()
 	t.done.Wait()
 	return t.stored
-}
-
-// repeat gives each request a context that outlives ctx: one that is cut off is
-// neither a success nor a failure.
-func (t *traffic) repeat(ctx context.Context, every time.Duration, request func(context.Context)) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			request(context.WithoutCancel(ctx))
-		}
-	}
 }
 
 func (t *traffic) write(ctx context.Context) {

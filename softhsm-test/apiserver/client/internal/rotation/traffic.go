@@ -54,21 +54,9 @@ func (t *traffic) end() {
 	t.done.Wait()
 }
 
-// repeat gives each request a context that outlives ctx: one that is cut off is
-// neither a success nor a failure.
+// repeat makes a request every so often until ctx ends, beside all others.
 func (t *traffic) repeat(ctx context.Context, every time.Duration, request func(context.Context)) {
-	t.done.Go(func() {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				request(context.WithoutCancel(ctx))
-			}
-		}
-	})
+	t.done.Go(func() { controlplane.Repeat(ctx, every, request) })
 }
 
 // read is never tried again. It wants what was acknowledged before it began, or
