@@ -174,7 +174,7 @@ async fn a_kek_that_a_neighbour_made_is_found_when_it_is_named() {
     let state = format!("keyring.state-dir={}", token.path("neighbour").display());
     let neighbour = Daemon::spawn(&token, &[&setting, &state]).at(&elsewhere);
     // It takes up where the record on the token left off, and then goes on to the new one.
-    neighbour.status(|status| status.key_id != before.key_id).await;
+    neighbour.status(|status| status.healthz == "ok" && status.key_id != before.key_id).await;
     let written = neighbour.client().await.encrypt(&seed(2, 32)).await.unwrap();
     assert_ne!(written.key_id, before.key_id);
 
