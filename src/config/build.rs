@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 
-use super::profile::{self, DEFAULT_PROFILE, Method, PROFILE_KEYS, Profile};
+use super::profile::{self, DEFAULT_PROFILE, Method, Profile};
+use super::reference::PROFILE;
 use super::reinstate::reinstate;
 use super::source::Settings;
 use super::value::{
@@ -112,7 +113,7 @@ fn profile(settings: &mut Settings) -> Option<Profile> {
             return None;
         }
     };
-    values.add_from_token(settings, PROFILE_KEYS);
+    values.add_from_token(settings, PROFILE);
     let profile = profile::from_settings(&name, &mut values);
     settings.absorb(values);
     profile

@@ -2,48 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::profile::PROFILE_KEYS;
+use super::reference::{Key, PROFILE, SECTIONS};
 
 /// What begins the name of every environment variable of ours.
 pub(super) const PREFIX: &str = "P11_KMS_";
-
-/// The sections and their keys. `[token]` takes every key of a profile as well.
-const SECTIONS: &[(&str, &[&str])] = &[
-    (
-        "token",
-        &[
-            "module",
-            "uri",
-            "pin-file",
-            "pin-credential",
-            "profile",
-            "require-fips",
-            "allow-weak-kek",
-            "allow-imported-kek",
-        ],
-    ),
-    ("keyring", &["label", "scan-interval", "activation-delay", "state-dir", "reinstate"]),
-    (
-        "server",
-        &[
-            "endpoint",
-            "socket-mode",
-            "socket-owner",
-            "socket-group",
-            "allow-uids",
-            "allow-gids",
-            "v1beta1",
-            "request-timeout",
-            "queue-length",
-            "max-connections",
-            "max-streams",
-        ],
-    ),
-    ("health", &["interval"]),
-    ("metrics", &[]),
-    ("audit", &[]),
-    ("etcd", &["endpoints", "cacert", "cert", "key", "snapshot", "prefix"]),
-];
 
 /// Keys that later versions will know. To accept one now would make somebody
 /// believe that it works.
@@ -64,17 +26,16 @@ const PIN_REASON: &str = "a PIN never stands in a configuration, a flag or the e
 
 /// The section of this name, or what to say instead.
 pub(super) fn section(name: &str) -> Result<&'static str, String> {
-    if let Some((known, _)) = SECTIONS.iter().find(|(known, _)| *known == name) {
+    if let Some(known) = sections().find(|known| *known == name) {
         return Ok(known);
     }
     let homes = homes_of(name);
     if let Some(home) = homes.first() {
         return Err(format!("unknown here: it belongs under [{home}]"));
     }
-    let names = || SECTIONS.iter().map(|(known, _)| *known);
-    Err(match nearest(name, names()) {
+    Err(match nearest(name, sections()) {
         Some(near) => format!("unknown section; did you mean [{near}]?"),
-        None => format!("unknown section; there are {}", names().collect::<Vec<_>>().join(", ")),
+        None => format!("unknown section; there are {}", sections().collect::<Vec<_>>().join(", ")),
     })
 }
 
@@ -112,10 +73,7 @@ pub(super) fn of_variable(name: &str) -> Result<Option<(&'static str, &'static s
     if foreign(rest) {
         return Ok(None);
     }
-    let all = || {
-        let sections = SECTIONS.iter().map(|(section, _)| *section);
-        sections.flat_map(|section| keys_of(section).map(move |key| (section, key)))
-    };
+    let all = || sections().flat_map(|section| keys_of(section).map(move |key| (section, key)));
     if let Some(found) = all().find(|(section, key)| variable(section, key) == name) {
         return Ok(Some(found));
     }
@@ -145,16 +103,19 @@ fn variable(section: &str, key: &str) -> String {
     name.to_ascii_uppercase()
 }
 
+fn sections() -> impl Iterator<Item = &'static str> {
+    SECTIONS.iter().map(|section| section.name)
+}
+
 fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
-    let own = SECTIONS.iter().filter(move |(name, _)| *name == section).flat_map(|(_, keys)| *keys);
+    let own = SECTIONS.iter().filter(move |known| known.name == section);
     // A profile itself is a file with no sections; its keys are those of "".
-    let profile = if matches!(section, "token" | "") { PROFILE_KEYS } else { &[] };
-    own.chain(profile).copied()
+    let profile: &[Key] = if matches!(section, "token" | "") { PROFILE } else { &[] };
+    own.flat_map(|section| section.keys).chain(profile).map(|key| key.name)
 }
 
 fn homes_of(key: &str) -> Vec<&'static str> {
-    let sections = SECTIONS.iter().map(|(section, _)| *section);
-    sections.filter(|section| keys_of(section).any(|known| known == key)).collect()
+    sections().filter(|section| keys_of(section).any(|known| known == key)).collect()
 }
 
 /// Whether a key is meant to be the PIN itself.

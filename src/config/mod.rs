@@ -2,9 +2,9 @@
 //! once. A [`Config`] that exists is right in itself; whether it fits the
 //! machine (the module is there, the token is found) is what `check` tells.
 //!
-//! `keys` knows the keys, `source` collects their values from the file, the
-//! environment and the flags, `value` turns each into what its key wants, and
-//! `build` puts a [`Config`] together.
+//! `reference` lists the keys, `keys` says what is none, `source` collects their
+//! values from the file, the environment and the flags, `value` turns each into
+//! what its key wants, and `build` puts a [`Config`] together.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod etcd;
 mod keys;
 pub mod pin;
 pub mod profile;
+pub mod reference;
 mod reinstate;
 mod source;
 pub mod uri;

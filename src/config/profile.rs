@@ -43,43 +43,6 @@ const BUILT_IN: &[(&str, &str)] = built_in![
 /// The profile of a configuration that names none: everything is found out.
 pub const DEFAULT_PROFILE: &str = "generic";
 
-/// Every key that a profile, and `[token]` of the configuration, may hold.
-pub(super) const PROFILE_KEYS: &[&str] = &[
-    "description",
-    "verified",
-    "module-paths",
-    "method",
-    "kw-mechanism",
-    "kwp-method",
-    "kwp-mechanism",
-    "ecb-mechanism",
-    "ecb-stream",
-    "workers",
-    "sessions",
-    "pipeline-depth",
-    "read-write-sessions",
-    "seed-private",
-    "verify-wraps",
-    "value-len",
-    "login",
-    "login-user-type",
-    "login-lock",
-    "init-args",
-    "os-locking",
-    "finalize",
-    "new-keys-need-initialize",
-    "data-objects",
-    "start-date",
-    "replace-after-objects",
-    "call-timeout",
-    "start-timeout",
-    "errors-token-lost",
-    "errors-session-lost",
-    "errors-ambiguous",
-    "errors-bad-input",
-    "errors-pin",
-];
-
 /// `CKM_AES_KEY_WRAP`, RFC 3394 (PKCS#11 v3.1, section 6.14).
 const CKM_AES_KEY_WRAP: u64 = 0x2109;
 

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
 use super::keys;
+use super::reference::Key;
 use super::value::Value;
 
 /// Nobody writes a megabyte by hand: this is some other file.
@@ -139,10 +140,10 @@ impl Settings {
 
     /// What the section `[token]` says about the profile replaces what the
     /// profile says itself.
-    pub(super) fn add_from_token(&mut self, config: &Self, keys: &[&str]) {
+    pub(super) fn add_from_token(&mut self, config: &Self, keys: &[Key]) {
         for key in keys {
-            if let Some(setting) = config.values.get(&keys::dotted("token", key)) {
-                self.values.insert((*key).into(), setting.clone());
+            if let Some(setting) = config.values.get(&keys::dotted("token", key.name)) {
+                self.values.insert(key.name.into(), setting.clone());
             }
         }
     }

@@ -501,8 +501,8 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_any_key_is_read_or_refused(key in 0..profile::PROFILE_KEYS.len(), value in "\\PC*") {
-        let key = format!("token.{}", profile::PROFILE_KEYS[key]);
+    fn any_value_of_any_key_is_read_or_refused(key in 0..reference::PROFILE.len(), value in "\\PC*") {
+        let key = format!("token.{}", reference::PROFILE[key].name);
         let _ = load(&format!("{LEAST}{PIN_FILE}"), &[], &[(&key, &value)]);
     }
 }
