@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The command line: what may be said. What it does is in [`crate::commands`].
 
+mod bench;
 mod etcd;
 mod key;
 
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{DEFAULT_PATH, Endpoint};
 use crate::token::protocol::WORKER_COMMAND;
 
+pub use bench::{Bench, BenchPart};
 pub use etcd::EtcdArgs;
 pub use key::{Destroy, Hash, ImportKey, KeyCommand, Wrapping};
 
@@ -74,6 +76,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// A shell that completes words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -88,10 +101,22 @@ pub enum Command {
     Status(Dial),
     /// One Encrypt and Decrypt through the socket, as kube-apiserver would do it.
     Probe(Dial),
+    /// Measure the token, alone and through the socket, against what kube-apiserver allows.
+    Bench(Bench),
     /// Print the EncryptionConfiguration for kube-apiserver.
     EncryptionConfig(EncryptionConfig),
     /// Count the stored objects that need each key_id, in etcd or in a snapshot of it.
     Usage(EtcdArgs),
+    /// Print the script that completes commands and flags in a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the man page, or write all of them into a directory.
+    Man {
+        /// A directory that exists; each command gets a page there.
+        directory: Option<PathBuf>,
+    },
     /// The process that loads the PKCS#11 module. Started by `serve`.
     #[command(name = WORKER_COMMAND, hide = true)]
     TokenWorker,

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The small KMS v2 client behind `p11-kms status` and `p11-kms probe`.
+//! The small KMS v2 client behind `p11-kms status`, `probe` and `bench`.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

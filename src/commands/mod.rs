@@ -2,9 +2,12 @@
 //! What each command does, one file a command.
 
 mod age;
+mod bench;
 mod check;
+mod completions;
 mod encryption_config;
 mod key;
+mod man;
 mod probe;
 mod serve;
 mod status;
@@ -104,8 +107,11 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
         Command::Key(command) => key::run(cli, command).map(|()| None),
         Command::Status(dial) => status::run(cli, dial),
         Command::Probe(dial) => probe::run(cli, dial),
+        Command::Bench(wanted) => bench::run(cli, wanted),
         Command::EncryptionConfig(wanted) => encryption_config::run(cli, wanted).map(|()| None),
         Command::Usage(args) => usage::run(cli, args).map(|()| None),
+        Command::Completions { shell } => completions::run(*shell).map(|()| None),
+        Command::Man { directory } => man::run(directory.as_deref()).map(|()| None),
         Command::TokenWorker => Ok(None),
     }
 }
@@ -126,17 +132,26 @@ impl Cli {
     /// Writes a result: `text` for people, `value` for programs.
     fn print(&self, text: impl Display, value: &impl Serialize) -> Result<(), Failed> {
         let mut out = io::stdout().lock();
-        let printed = match self.output {
+        enough(match self.output {
             Output::Text => writeln!(out, "{text}"),
             Output::Json => serde_json::to_writer_pretty(&mut out, value)
                 .map_err(io::Error::from)
                 .and_then(|()| writeln!(out)),
-        };
-        match printed {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            printed => Ok(printed?),
-        }
+        })
+    }
+}
+
+/// Writes a result that has one form only.
+fn printed(bytes: &[u8]) -> Result<(), Failed> {
+    let mut out = io::stdout().lock();
+    enough(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+fn enough(printed: io::Result<()>) -> Result<(), Failed> {
+    match printed {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
     }
 }
 

@@ -245,6 +245,12 @@ impl Client {
         self.pool.availability()
     }
 
+    /// How many sessions are ready for jobs, of all workers.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.pool.sessions()
+    }
+
     /// Why a worker could not be started, since one could. Others may be at work.
     #[must_use]
     pub fn failed_start(&self) -> Option<Failure> {

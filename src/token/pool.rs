@@ -233,6 +233,11 @@ impl Pool {
         self.state().failed_start.clone()
     }
 
+    /// How many lanes take jobs.
+    pub(super) fn sessions(&self) -> usize {
+        self.state().lanes.values().filter(|lane| !lane.retiring).count()
+    }
+
     /// Takes no more jobs. Those that are in go on.
     pub(super) fn close(&self) {
         self.state().closing = true;
@@ -469,8 +474,9 @@ mod tests {
     fn a_retiring_lane_gets_nothing_new() {
         let pool = Pool::new(10);
         let (lane, _) = pool.add_lane(pool.add_worker(), 4);
+        assert_eq!(pool.sessions(), 1);
         pool.retire(lane);
         let _answer = submit(&pool);
-        assert_eq!(fetched(&pool, lane), 0);
+        assert_eq!((fetched(&pool, lane), pool.sessions()), (0, 0));
     }
 }
