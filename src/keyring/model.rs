@@ -269,6 +269,13 @@ impl World {
         assert_eq!(found, is_there.then_some(*material), "what was written is read");
     }
 
+    /// Would the node put a KEK back if it looked now?
+    fn is_to_put_back(&self, number: usize) -> bool {
+        let node = &self.nodes[number];
+        let last = node.memory.record.reinstated;
+        node.rules.reinstate.is_some_and(|wanted| last.is_none_or(|last| wanted > last))
+    }
+
     /// Every node is told what the operator decided last, and has time.
     fn settle(&mut self) {
         for node in 0..NODES {
@@ -300,13 +307,23 @@ proptest! {
         world.settle();
     }
 
+    /// They all agree, but for two things.
+    ///
     /// A KEK that is destroyed while it is written with leaves its node without one, on purpose:
-    /// the others may not even have noticed it. Without that they all agree.
+    /// the others may not even have noticed it. And a node that puts a KEK back and dies before
+    /// the others can know does it before or after a newer generation, as only it can tell; none
+    /// of them may take up a name again that it has left. docs/rotation.md says not to do both at
+    /// a time; one more generation settles it.
     #[test]
     fn in_the_end_all_nodes_agree(steps in proptest::collection::vec(step(), 1..60)) {
         let mut world = World::new();
         for step in steps {
-            if !matches!(step, Step::Destroy { .. }) {
+            let divides = match step {
+                Step::Destroy { .. } => true,
+                Step::Crash { node } => world.is_to_put_back(node),
+                _ => false,
+            };
+            if !divides {
                 world.run(step);
             }
         }
