@@ -2,6 +2,7 @@
 //! The command line: what may be said. What it does is in [`crate::commands`].
 
 mod bench;
+mod check;
 mod etcd;
 mod key;
 
@@ -14,6 +15,9 @@ use crate::config::{DEFAULT_PATH, Endpoint};
 use crate::token::protocol::WORKER_COMMAND;
 
 pub use bench::{Bench, BenchPart};
+#[cfg(test)]
+pub(crate) use check::all as all_checks;
+pub use check::{CheckArgs, CheckId};
 pub use etcd::EtcdArgs;
 pub use key::{Destroy, Hash, ImportKey, KeyCommand, Wrapping};
 
@@ -93,7 +97,7 @@ pub enum Command {
     /// Run the daemon.
     Serve,
     /// Check every precondition; one line each, with the remedy.
-    Check,
+    Check(CheckArgs),
     /// Make, list, rotate, import and destroy KEKs.
     #[command(subcommand)]
     Key(KeyCommand),

@@ -263,7 +263,8 @@ fn a_kek_that_is_still_there_is_not_called_destroyed() {
     assert!(worker.find().keys.is_empty());
 }
 
-/// SoftHSM cannot read the date again, so its profile asks for none. NSS can: see `nss.rs`.
+/// SoftHSM cannot read the date again, so its profile asks for none. NSS can: see `nss.rs`. What
+/// else a KEK need not have is left out as well.
 #[test]
 fn a_kek_is_made_without_a_date_where_the_token_refuses_one() {
     let token = Token::new();
@@ -279,13 +280,14 @@ fn a_kek_is_made_without_a_date_where_the_token_refuses_one() {
     ];
     for (number, code) in (2..).zip(refusals) {
         let label = format!("k8s-kek-000{number}");
-        faults.set(&format!("C_GenerateKey times=1 return={code}")).unwrap();
+        faults.set(&format!("C_GenerateKey times=2 return={code}")).unwrap();
         plain.send(Operation::Generate, &Fingerprint::NONE, label.as_bytes());
         let failure = plain.answer::<FoundKey>().unwrap().unwrap_err();
         assert!(failure.message.contains(code), "{failure}");
-        faults.set(&format!("C_GenerateKey times=1 return={code}")).unwrap();
+        let times = number.min(3);
+        faults.set(&format!("C_GenerateKey times={times} return={code}")).unwrap();
         assert!(dated.generate(&label).fingerprint.is_ok());
-        assert_eq!(faults.strikes(), 1);
+        assert_eq!(faults.strikes(), times);
     }
     faults.clear().unwrap();
     assert_eq!(plain.find().keys.len(), 5);

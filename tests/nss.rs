@@ -105,6 +105,21 @@ fn a_new_kek_has_the_date_of_today() {
 
 #[test]
 #[ignore = "needs NSS and its certutil: softhsm-test/run runs it where they are installed"]
+fn check_finds_the_results_of_the_rfcs() {
+    let token = nss();
+    token.run(&["key", "generate"]).expect(0, &[]);
+    let ended = token.run(&["check", "--output", "json"]);
+    ended.expect(0, &[]);
+    let findings = ended.json();
+    for id in ["known-answer", "known-answer-kwp", "mechanism-flags", "kek-usage", "kek-dates"] {
+        let mut same = findings.as_array().unwrap().iter().filter(|finding| finding["id"] == id);
+        assert!(same.clone().count() > 0, "{id}: {findings}");
+        assert!(same.all(|finding| finding["result"] == "pass"), "{id}: {findings}");
+    }
+}
+
+#[test]
+#[ignore = "needs NSS and its certutil: softhsm-test/run runs it where they are installed"]
 fn a_token_without_data_objects_is_used_without() {
     let token = nss();
     let mut worker = Worker::start(&token, &[("token.data-objects", "true")]);

@@ -103,7 +103,7 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
         .map_err(|error| Failed::new(Exit::Usage, error))?;
     match &cli.command {
         Command::Serve => serve::run(cli).map(|()| None),
-        Command::Check => check::run(cli),
+        Command::Check(args) => check::run(cli, args),
         Command::Key(command) => key::run(cli, command).map(|()| None),
         Command::Status(dial) => status::run(cli, dial),
         Command::Probe(dial) => probe::run(cli, dial),

@@ -49,10 +49,12 @@ pub enum Operation {
     Destroy,
     /// Bring a key onto the token. The payload is that of an `Import`: JSON of the `FoundKey`.
     Import,
+    /// Look at token and KEKs closely: JSON of an `Inspection`.
+    Inspect,
 }
 
 impl Operation {
-    const ALL: [(u8, Self); 9] = [
+    const ALL: [(u8, Self); 10] = [
         (1, Self::Wrap(Algorithm::Kw)),
         (2, Self::Wrap(Algorithm::Kwp)),
         (3, Self::Unwrap(Algorithm::Kw)),
@@ -62,6 +64,7 @@ impl Operation {
         (7, Self::WriteNote),
         (8, Self::Destroy),
         (9, Self::Import),
+        (10, Self::Inspect),
     ];
 
     const fn code(self) -> u8 {
@@ -75,6 +78,7 @@ impl Operation {
             Self::WriteNote => 7,
             Self::Destroy => 8,
             Self::Import => 9,
+            Self::Inspect => 10,
         }
     }
 

@@ -29,7 +29,7 @@ use self::merge::{Joined, Merger};
 pub use self::pool::Availability;
 use self::pool::Pool;
 use self::protocol::{
-    Class, Failure, Fingerprint, Found, FoundKey, Import, NewNote, Report, Setup,
+    Class, Failure, Fingerprint, Found, FoundKey, Import, Inspection, NewNote, Report, Setup,
 };
 use self::supervisor::Supervisor;
 use crate::algorithm::Algorithm;
@@ -237,6 +237,14 @@ impl Client {
     pub async fn write_note(&self, note: &NewNote, time: Duration) -> Result<(), Error> {
         let payload = serde_json::to_vec(note).map_err(|error| refused(error.to_string()))?;
         parse(&self.run(Operation::WriteNote, &Fingerprint::NONE, &payload, time).await?)
+    }
+
+    /// Looks closely at the token and its KEKs, and tries a key that is known.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn inspect(&self, time: Duration) -> Result<Inspection, Error> {
+        parse(&self.run(Operation::Inspect, &Fingerprint::NONE, &[], time).await?)
     }
 
     /// Is there a token to ask? Answered from memory.

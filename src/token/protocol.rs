@@ -10,6 +10,8 @@
 //! - one *session* socket for each session thread, with the frames of
 //!   [`super::frame`]. Answers come in the order of the jobs.
 
+mod inspection;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::config::{PinSource, Profile, Stamp, TokenUri};
 use crate::generation::Generation;
+
+pub use self::inspection::{
+    Answer, InspectedKey, Inspection, MechanismUse, Most, Room, TokenFlags,
+};
 
 /// The hidden command that makes this binary a worker.
 pub const WORKER_COMMAND: &str = "token-worker";

@@ -112,7 +112,7 @@ fn bring_in(
     if is_wrapped && writer.tools.profile.value_len == ValueLen::Require {
         template.push(Attribute::ValueLen(KEK_LEN.into()));
     }
-    let made = writer.dated(template, bring).map_err(|error| {
+    let made = writer.make(&template, bring).map_err(|error| {
         let failure = writer.failure(&error, "bringing the key onto the token");
         Failure::new(failure.class, format!("{}: {}", failure.message, advice()))
     })?;

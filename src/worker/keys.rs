@@ -184,7 +184,7 @@ pub(super) fn read(
     } else {
         Err(Failure::new(Class::Refused, "its attributes do not let it wrap"))
     };
-    let start_date = start_date(session, handle);
+    let start_date = date(session, handle, AttributeType::StartDate);
     Ok(Some(FoundKey { label, generation, id, start_date, attributes, fingerprint }))
 }
 
@@ -244,11 +244,11 @@ fn attributes(session: &Session, handle: ObjectHandle) -> Attributes {
     known
 }
 
-/// `CKA_START_DATE`. None where the token tells none, or no day that there is.
-fn start_date(session: &Session, handle: ObjectHandle) -> Option<String> {
-    let known = session.get_attributes(handle, &[AttributeType::StartDate]).ok()?;
+/// `CKA_START_DATE` or `CKA_END_DATE`. None where the token tells none, or no day that there is.
+pub(super) fn date(session: &Session, handle: ObjectHandle, kind: AttributeType) -> Option<String> {
+    let known = session.get_attributes(handle, &[kind]).ok()?;
     let date = known.iter().find_map(|attribute| match attribute {
-        Attribute::StartDate(date) => Some(*date),
+        Attribute::StartDate(date) | Attribute::EndDate(date) => Some(*date),
         _ => None,
     })?;
     day(&date.year, &date.month, &date.day)

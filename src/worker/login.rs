@@ -80,6 +80,7 @@ pub(super) fn log_in(
         methods,
         setup: setup.clone(),
         token_serial: report.token_serial.clone(),
+        token,
         handles,
         login: Relogin::new(has_successor),
     });

@@ -25,6 +25,22 @@ pub(super) struct Methods {
     pub(super) kwp: Option<Route>,
 }
 
+impl Methods {
+    /// Does a KEK need the right to wrap and unwrap?
+    pub(super) fn wrap(&self) -> bool {
+        self.uses(|method| method == Method::Object)
+    }
+
+    /// Does it need the right to encrypt and decrypt?
+    pub(super) fn encrypt(&self) -> bool {
+        self.uses(|method| method != Method::Object)
+    }
+
+    fn uses(&self, is_it: impl Fn(Method) -> bool) -> bool {
+        is_it(self.kw.method) || self.kwp.is_some_and(|route| is_it(route.method))
+    }
+}
+
 /// Chooses for the token in `slot`.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::Session;
-use cryptoki::slot::Slot;
+use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki_sys as sys;
 use serde::Serialize;
 use zeroize::{Zeroize, Zeroizing};
@@ -17,6 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::errors::{self, Verdict};
 use super::ffi::{CallError, Module, Object};
 use super::import;
+use super::inspect;
 use super::keys::{self, Handles};
 use super::login_lock::LoginLock;
 use super::methods::Methods;
@@ -26,7 +27,9 @@ use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use super::writer::Writer;
 use crate::algorithm::Algorithm;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
-use crate::token::protocol::{Class, Failure, Fingerprint, Found, FoundKey, Import, Setup};
+use crate::token::protocol::{
+    Class, Failure, Fingerprint, Found, FoundKey, Import, Inspection, Setup,
+};
 
 /// Answers that are written together when so many jobs lie ready. Each write wakes
 /// the front, so few together cost CPU: with 4 a Decrypt on SoftHSM took 75 us, with
@@ -54,6 +57,8 @@ pub(super) struct Shared {
     pub(super) methods: Methods,
     pub(super) setup: Setup,
     pub(super) token_serial: String,
+    /// As it was before the login.
+    pub(super) token: TokenInfo,
     pub(super) handles: Handles,
     pub(super) login: Relogin,
 }
@@ -128,6 +133,7 @@ impl SessionThread {
             }
             Operation::Destroy => return reply(answers, self.destroy(job)),
             Operation::Import => return reply(answers, self.import(job.payload)),
+            Operation::Inspect => return reply(answers, self.inspect()),
         };
         let bytes = outcome.map(|len| out.get(..len).unwrap_or_default());
         frame::encode_answer(answers, bytes.as_ref().copied());
@@ -245,6 +251,11 @@ impl SessionThread {
             .ok_or_else(|| Failure::new(Class::Refused, "the import cannot be read"))?;
         let setup = &self.shared.setup;
         self.write(|writer| import::import(writer, &import, file, setup.require_fips))
+    }
+
+    fn inspect(&self) -> Result<Inspection, Failure> {
+        let Shared { pkcs11, slot, token, setup, .. } = &*self.shared;
+        inspect::inspect(&self.tools(), &self.session, pkcs11, (*slot, token), &setup.label)
     }
 
     /// Does what changes the token, in a session for that.

@@ -13,7 +13,7 @@ use super::errors;
 use super::keys;
 use super::wrap::Tools;
 use crate::timestamp::Timestamp;
-use crate::token::protocol::{Class, Failure, FoundKey, Method};
+use crate::token::protocol::{Class, Failure, FoundKey};
 
 /// Bytes of a `CKA_ID` that we give.
 const ID_LEN: u32 = 16;
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
         let mut template = self.template(label)?;
         template.push(Attribute::ValueLen(KEK_LEN.into()));
         let made = self
-            .dated(template, |template| self.session.generate_key(&Mechanism::AesKeyGen, template))
+            .make(&template, |template| self.session.generate_key(&Mechanism::AesKeyGen, template))
             .map_err(|error| self.failure(&error, "making a KEK"))?;
         self.read(made, label)
     }
@@ -81,12 +81,7 @@ impl<'a> Writer<'a> {
             .session
             .generate_random_vec(ID_LEN)
             .map_err(|error| self.failure(&error, "making an id for a KEK"))?;
-        let methods = self.tools.methods;
-        let needs = |method: Method| {
-            methods.kw.method == method || methods.kwp.is_some_and(|route| route.method == method)
-        };
-        let wraps = needs(Method::Object);
-        let encrypts = needs(Method::Encrypt) || needs(Method::Ecb);
+        let (wraps, encrypts) = (self.tools.methods.wrap(), self.tools.methods.encrypt());
         Ok(vec![
             Attribute::Class(ObjectClass::SECRET_KEY),
             Attribute::KeyType(KeyType::AES),
@@ -103,22 +98,27 @@ impl<'a> Writer<'a> {
         ])
     }
 
-    /// Makes a key with today's date in its template; without, if the token will not have that.
-    pub(super) fn dated(
+    /// Makes a key with no right that is not in its template, and with today's date; without
+    /// what the token will not have.
+    pub(super) fn make(
         &self,
-        mut template: Vec<Attribute>,
+        template: &[Attribute],
         make: impl Fn(&[Attribute]) -> Result<ObjectHandle, CryptokiError>,
     ) -> Result<ObjectHandle, CryptokiError> {
-        if self.tools.profile.start_date
-            && let Some(today) = today()
-        {
-            template.push(Attribute::StartDate(today));
-            match make(&template) {
-                Err(error) if errors::is_about_template(&error) => drop(template.pop()),
+        // Some tokens give these rights to every key that does not say no.
+        let no_more = [Attribute::Sign(false), Attribute::Verify(false), Attribute::Derive(false)];
+        let date = if self.tools.profile.start_date { today() } else { None };
+        let date = date.map(Attribute::StartDate);
+        let date = date.as_slice();
+        let all = [[&no_more, date].concat(), no_more.to_vec(), date.to_vec()];
+        let wishes = if date.is_empty() { &all[1..2] } else { &all[..] };
+        for wish in wishes {
+            match make(&[template, wish].concat()) {
+                Err(error) if errors::is_about_template(&error) => {}
                 made => return made,
             }
         }
-        make(&template)
+        make(template)
     }
 
     /// A failure to change the token. A code that can mean a lost token can also mean that it
