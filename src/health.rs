@@ -25,11 +25,86 @@ const STARTING: &str = "the token is being started";
 /// the last one was good: the task that makes them hangs.
 const STALE_INTERVALS: u32 = 3;
 
+/// Why Status does not say [`OK`]. A closed set, for programs; people read the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The first worker, or the first look and round trip, is not over yet.
+    Starting,
+    /// The device, the session or the worker process is gone.
+    TokenLost,
+    /// The module did not answer in time.
+    Hung,
+    /// The module cannot be loaded.
+    Module,
+    /// No token fits `token.uri`, or several do.
+    NoToken,
+    /// The PIN was refused, cannot be read, or a login could lock the token.
+    Pin,
+    /// The token or the profile says no to what a worker needs.
+    Refused,
+    /// The last round trip was bad, or the answer was wrong.
+    BadRoundTrip,
+    /// The last good round trip is too old.
+    Stale,
+    /// There is no KEK to write with.
+    NoKek,
+    /// What is known of the KEKs cannot be read or written, so that none becomes active.
+    Record,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::TokenLost,
+        Self::Hung,
+        Self::Module,
+        Self::NoToken,
+        Self::Pin,
+        Self::Refused,
+        Self::BadRoundTrip,
+        Self::Stale,
+        Self::NoKek,
+        Self::Record,
+    ];
+
+    /// Its name, which stays as it is.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::TokenLost => "token-lost",
+            Self::Hung => "hung",
+            Self::Module => "module",
+            Self::NoToken => "no-token",
+            Self::Pin => "pin",
+            Self::Refused => "refused",
+            Self::BadRoundTrip => "bad-round-trip",
+            Self::Stale => "stale",
+            Self::NoKek => "no-kek",
+            Self::Record => "record",
+        }
+    }
+
+    const fn of(class: Class) -> Self {
+        match class {
+            Class::SessionLost | Class::TokenLost => Self::TokenLost,
+            Class::Hung => Self::Hung,
+            Class::Module => Self::Module,
+            Class::NoToken => Self::NoToken,
+            Class::PinSource | Class::PinWrong | Class::PinAtRisk => Self::Pin,
+            Class::BadBlob | Class::UnknownKek | Class::Expired | Class::Refused => Self::Refused,
+        }
+    }
+}
+
 /// What Status says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// [`OK`], or what is wrong and what to do.
     pub healthz: String,
+    /// The same for programs; `None` while it is [`OK`].
+    pub reason: Option<Reason>,
     /// The active key_id; the last one while there is none, also after a restart; empty
     /// if there never was one.
     pub key_id: String,
@@ -76,9 +151,9 @@ impl Health {
             Err(_) => self.keyring.last_key_id().map_or_else(String::new, |it| it.to_string()),
         };
         let mut state = self.state();
-        let healthz = match self.trouble(&state.round_trip, active.err()) {
-            None => OK.to_owned(),
-            Some(trouble) => trouble,
+        let (reason, healthz) = match self.trouble(&state.round_trip, active.err()) {
+            None => (None, OK.to_owned()),
+            Some((reason, trouble)) => (Some(reason), trouble),
         };
         if state.said != healthz {
             if healthz == OK {
@@ -89,32 +164,51 @@ impl Health {
             notify::status(&healthz);
             state.said.clone_from(&healthz);
         }
-        Snapshot { healthz, key_id }
+        Snapshot { healthz, reason, key_id }
     }
 
-    fn trouble(&self, last: &RoundTrip, no_kek: Option<keyring::Error>) -> Option<String> {
+    fn trouble(
+        &self,
+        last: &RoundTrip,
+        no_kek: Option<keyring::Error>,
+    ) -> Option<(Reason, String)> {
         match self.token.availability() {
-            Availability::Down(failure) => return Some(failure.message),
-            Availability::Starting { after: None } => return Some(STARTING.to_owned()),
+            Availability::Down(failure) => {
+                return Some((Reason::of(failure.class), failure.message));
+            }
+            Availability::Starting { after: None } => {
+                return Some((Reason::Starting, STARTING.to_owned()));
+            }
             Availability::Starting { after: Some(end) } => {
-                return Some(format!("{end}; a new worker is being started"));
+                let text = format!("{end}; a new worker is being started");
+                return Some((Reason::of(end.class), text));
             }
             Availability::Up => {}
         }
         match last {
             RoundTrip::None if no_kek.is_none() => {
-                Some("the token has not been tried yet".to_owned())
+                Some((Reason::Starting, "the token has not been tried yet".to_owned()))
             }
-            RoundTrip::Bad(why) => Some(why.clone()),
-            RoundTrip::Good(at) if at.elapsed() > self.interval * STALE_INTERVALS => Some(format!(
-                "the last good answer of the token is {} s old",
-                at.elapsed().as_secs()
-            )),
+            RoundTrip::Bad(why) => Some((Reason::BadRoundTrip, why.clone())),
+            RoundTrip::Good(at) if at.elapsed() > self.interval * STALE_INTERVALS => {
+                let age = at.elapsed().as_secs();
+                Some((Reason::Stale, format!("the last good answer of the token is {age} s old")))
+            }
             // Keys can seem to have gone with their token: then no new worker finds one.
             _ => no_kek.map(|error| match self.token.failed_start() {
-                Some(failure) => failure.message,
-                None => error.to_string(),
+                Some(failure) => (Reason::of(failure.class), failure.message),
+                None => (self.without_kek(&error), error.to_string()),
             }),
+        }
+    }
+
+    fn without_kek(&self, error: &keyring::Error) -> Reason {
+        let ring = self.keyring.ring();
+        match error {
+            keyring::Error::NoActiveKek(_) if ring.has_unknown_past() => Reason::Record,
+            keyring::Error::NoActiveKek(_) => Reason::NoKek,
+            // Nobody has looked yet.
+            _ => Reason::Starting,
         }
     }
 

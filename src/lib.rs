@@ -16,6 +16,7 @@
 //! `worker/ffi.rs`.
 
 // The room that a request comes in by, and what stands beside it.
+pub mod monitor;
 pub mod notify;
 pub mod server;
 
@@ -38,6 +39,7 @@ pub mod algorithm;
 pub mod config;
 pub mod generation;
 pub mod memory;
+pub mod metrics;
 pub mod secret;
 pub mod state;
 pub mod timestamp;

@@ -12,6 +12,7 @@ use crate::algorithm::Algorithm;
 use crate::grpc_status;
 use crate::health::Health;
 use crate::keyring::{self, Keyring, Wrapped};
+use crate::metrics::{self, Method};
 use crate::proto::key_management_service_server::KeyManagementService;
 use crate::proto::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
@@ -122,7 +123,7 @@ impl KeyManagementService for Service {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let call = Call::begin("Status", &request, "");
+        let call = Call::begin(Method::Status, &request, "");
         let snapshot = self.health.snapshot();
         call.end(&snapshot.key_id, Ok(()));
         let mut response = Response::new(StatusResponse {
@@ -141,7 +142,7 @@ impl KeyManagementService for Service {
         &self,
         request: Request<EncryptRequest>,
     ) -> Result<Response<EncryptResponse>, Status> {
-        let call = Call::begin("Encrypt", &request, &request.get_ref().uid);
+        let call = Call::begin(Method::Encrypt, &request, &request.get_ref().uid);
         let time = self.time_for(&request);
         match self.encrypt_seed(request.into_inner().plaintext, time).await {
             Ok(Wrapped { blob, algorithm, active }) => {
@@ -164,7 +165,7 @@ impl KeyManagementService for Service {
         &self,
         request: Request<DecryptRequest>,
     ) -> Result<Response<DecryptResponse>, Status> {
-        let call = Call::begin("Decrypt", &request, &request.get_ref().uid);
+        let call = Call::begin(Method::Decrypt, &request, &request.get_ref().uid);
         let time = self.time_for(&request);
         let request = request.into_inner();
         match self.decrypt_seed(&request, time).await {
@@ -219,9 +220,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// One request on its way, for the log.
+/// One request on its way, for the log and the metrics.
 struct Call {
-    method: &'static str,
+    method: Method,
     uid: String,
     peer: Option<Peer>,
     began: Instant,
@@ -229,35 +230,40 @@ struct Call {
 }
 
 impl Call {
-    fn begin<T>(method: &'static str, request: &Request<T>, uid: &str) -> Self {
+    fn begin<T>(method: Method, request: &Request<T>, uid: &str) -> Self {
         let mut uid = uid.to_owned();
         // A caller's text: kept short, and the formats escape what could break a line.
         uid.truncate(uid.floor_char_boundary(MAX_UID));
         let peer = request.extensions().get::<Peer>().copied();
+        metrics::request_begun(method);
         Self { method, uid, peer, began: Instant::now(), ended: false }
     }
 
     /// Writes the request's line. Never a seed, a ciphertext or a body.
     fn end(mut self, key_id: &str, outcome: Result<(), &Status>) {
         self.ended = true;
-        self.log(key_id, outcome);
+        self.tell(key_id, outcome);
     }
 
-    fn log(&self, key_id: &str, outcome: Result<(), &Status>) {
+    fn tell(&self, key_id: &str, outcome: Result<(), &Status>) {
         let Self { method, uid, peer, began, .. } = self;
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = began.elapsed();
+        let code = code(outcome.map_or_else(Status::code, |()| Code::Ok));
+        metrics::request(*method, code, took);
+        let method = method.name();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let (peer_uid, peer_pid) =
             peer.map_or((None, None), |peer| (Some(peer.uid), Some(peer.pid)));
         let key_id = &key_id[..key_id.floor_char_boundary(MAX_UID)];
         match outcome {
             Ok(()) => info!(
                 target: "p11_kms::request",
-                method, uid, key_id, peer_uid, peer_pid, micros, code = "Ok",
+                method, uid, key_id, peer_uid, peer_pid, micros, code = code.name(),
             ),
             Err(status) => warn!(
                 target: "p11_kms::request",
                 method, uid, key_id, peer_uid, peer_pid, micros,
-                code = code_name(status.code()), error = status.message(),
+                code = code.name(), error = status.message(),
             ),
         }
     }
@@ -267,24 +273,24 @@ impl Drop for Call {
     /// The caller has gone before the end. The token may have done it all the same.
     fn drop(&mut self) {
         if !self.ended {
-            self.log("", Err(&Status::cancelled("the caller did not wait for the answer")));
+            self.tell("", Err(&Status::cancelled("the caller did not wait for the answer")));
         }
     }
 }
 
-/// The code's name, as grpc-go writes it.
-const fn code_name(code: Code) -> &'static str {
+/// The code as the log and the metrics have it.
+const fn code(code: Code) -> metrics::Code {
     match code {
-        Code::Ok => "Ok",
-        Code::Cancelled => "Canceled",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Unavailable => "Unavailable",
-        _ => "Unknown",
+        Code::Ok => metrics::Code::Ok,
+        Code::Cancelled => metrics::Code::Canceled,
+        Code::InvalidArgument => metrics::Code::InvalidArgument,
+        Code::DeadlineExceeded => metrics::Code::DeadlineExceeded,
+        Code::NotFound => metrics::Code::NotFound,
+        Code::PermissionDenied => metrics::Code::PermissionDenied,
+        Code::ResourceExhausted => metrics::Code::ResourceExhausted,
+        Code::FailedPrecondition => metrics::Code::FailedPrecondition,
+        Code::Unavailable => metrics::Code::Unavailable,
+        _ => metrics::Code::Unknown,
     }
 }
 

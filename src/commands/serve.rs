@@ -14,6 +14,7 @@ use crate::cli::Cli;
 use crate::config::{Config, PinError};
 use crate::health::Health;
 use crate::keyring::{Keyring, Memory};
+use crate::monitor::{self, Bound, Sources};
 use crate::proto::key_management_service_server::KeyManagementServiceServer;
 use crate::server::peer::AllowList;
 use crate::server::socket::{self, BoundSocket, SocketOptions};
@@ -34,8 +35,10 @@ pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     refuse_open_pin(&config)?;
     // Before any thread or worker exists: binding sets the umask of the process.
     let socket = bind(&config)?;
+    let monitor =
+        monitor::bind(&config.metrics).map_err(|error| Failed::new(Exit::Usage, error))?;
     let memory = remember(&config)?;
-    runtime()?.block_on(serve(cli, config, socket, memory))
+    runtime()?.block_on(serve(cli, config, socket, monitor, memory))
 }
 
 /// One that is damaged, or cannot be written to, is to be put right before we serve.
@@ -63,6 +66,7 @@ async fn serve(
     cli: &Cli,
     config: Config,
     socket: BoundSocket,
+    monitor: Option<Bound>,
     memory: Memory,
 ) -> Result<(), Failed> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -89,7 +93,7 @@ async fn serve(
         keyring_settings(&config),
         memory,
     ));
-    let health = Arc::new(Health::new(client, keyring.clone(), config.health.interval));
+    let health = Arc::new(Health::new(client.clone(), keyring.clone(), config.health.interval));
     let service = KeyManagementServiceServer::new(Service::new(
         keyring.clone(),
         health.clone(),
@@ -99,6 +103,14 @@ async fn serve(
 
     let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
     let watchdog = tokio::spawn(watchdog::feed(limits.counters.clone(), health.clone()));
+    let sources = Sources {
+        token: client,
+        keyring: keyring.clone(),
+        health: health.clone(),
+        counters: limits.counters.clone(),
+    };
+    let watchers = monitor.map(|bound| bound.serve(sources)).transpose();
+    let watchers = watchers.map_err(|error| Failed::new(Exit::Usage, error))?;
     let watched = health.clone();
     let probes = tokio::spawn(async move { watched.watch().await });
     let mut running = Running { config, health, keyring, workers, allow: allow.clone() };
@@ -120,6 +132,7 @@ async fn serve(
     scans.abort();
     probes.abort();
     watchdog.abort();
+    drop(watchers);
     running.keyring.settle().await;
     running.workers.stop(LOGOUT).await;
     match served {
@@ -212,6 +225,8 @@ impl Running {
         compare("keyring.scan-interval", old.keyring.scan_interval == new.keyring.scan_interval);
         compare("keyring.state-dir", old.keyring.state_dir == new.keyring.state_dir);
         compare("health.interval", old.health.interval == new.health.interval);
+        compare("metrics.listen", old.metrics.listen == new.metrics.listen);
+        compare("metrics.socket-mode", old.metrics.socket_mode == new.metrics.socket_mode);
         compare("token.workers", old.token.profile.workers == new.token.profile.workers);
         for name in fixed {
             warn!("SIGHUP: a changed {name} takes effect after a restart");

@@ -15,8 +15,8 @@ use super::value::{
     Value, absolute_path, boolean, count, duration, list, plain_text, quoted, small_number, text,
 };
 use super::{
-    Config, DEFAULT_PREFIX, Endpoint, Etcd, EtcdEndpoint, Health, Keyring, PinSource, Server,
-    Token, TokenUri,
+    Config, DEFAULT_PREFIX, Endpoint, Etcd, EtcdEndpoint, Health, Keyring, Listen, Metrics,
+    PinSource, Server, Token, TokenUri,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,8 +33,9 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
     let health = Health {
         interval: settings.read_or("health.interval", 10 * SECOND, duration(SECOND, 600 * SECOND)),
     };
+    let metrics = metrics(settings, &server.endpoint);
     let etcd = etcd(settings);
-    Some(Config { token: token?, keyring, server, health, etcd })
+    Some(Config { token: token?, keyring, server, health, metrics, etcd })
 }
 
 fn token(settings: &mut Settings) -> Option<Token> {
@@ -246,6 +247,19 @@ fn socket_mode(value: &Value) -> Result<u32, String> {
         ));
     }
     Ok(mode)
+}
+
+fn metrics(settings: &mut Settings, served: &Endpoint) -> Metrics {
+    let listen = settings.read("metrics.listen", |value| {
+        text(value)?.parse::<Listen>().map_err(|error| error.to_string())
+    });
+    if let (Some(Listen::Unix(path)), Endpoint::Path(kms)) = (&listen, served)
+        && path == kms
+    {
+        let what = "is server.endpoint, where kube-apiserver calls: choose another path";
+        settings.refuse("metrics.listen", what);
+    }
+    Metrics { listen, socket_mode: settings.read_or("metrics.socket-mode", 0o660, socket_mode) }
 }
 
 /// A uid or gid, by number or by name.

@@ -9,7 +9,7 @@ pub(super) const PREFIX: &str = "P11_KMS_";
 
 /// Keys that later versions will know. To accept one now would make somebody
 /// believe that it works.
-const LATER: &[(&str, &[&str])] = &[("metrics", &["listen"]), ("audit", &["file"])];
+const LATER: &[(&str, &[&str])] = &[("audit", &["file"])];
 
 /// Variables that are flags or belong to tools, and no keys.
 const FOREIGN: &[&str] = &["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE"];
@@ -181,7 +181,7 @@ mod tests {
         assert!(error("P11_KMS_TOKEN_MODULE").contains("did you mean P11_KMS_TOKEN__MODULE?"));
         assert!(error("P11_KMS_token__module").contains("matches no key"));
         assert!(error("P11_KMS_").contains("write P11_KMS_SECTION__KEY"));
-        assert!(error("P11_KMS_METRICS__LISTEN").contains("not available in this version"));
+        assert!(error("P11_KMS_AUDIT__FILE").contains("not available in this version"));
         for pin in ["TOKEN__PIN", "PIN", "TOKEN__PIN_VALUE", "token__pin", "SERVER__PIN"] {
             assert!(error(&format!("{PREFIX}{pin}")).contains("token.pin-file"), "{pin}");
         }

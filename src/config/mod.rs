@@ -17,6 +17,7 @@ mod endpoint;
 mod error;
 mod etcd;
 mod keys;
+mod listen;
 pub mod pin;
 pub mod profile;
 pub mod reference;
@@ -28,6 +29,7 @@ mod value;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ConfigError;
 pub use etcd::{DEFAULT_PREFIX, Etcd, EtcdEndpoint, EtcdEndpointError};
+pub use listen::{Listen, ListenError};
 pub use pin::{PinError, PinSource, Stamp};
 pub use profile::{EcbMechanism, Login, Method, Profile, ValueLen};
 pub use reinstate::Reinstate;
@@ -49,6 +51,8 @@ pub struct Config {
     pub server: Server,
     /// `[health]`: how often the token is tried.
     pub health: Health,
+    /// `[metrics]`: who may watch, and how.
+    pub metrics: Metrics,
     /// `[etcd]`: where the stored objects can be counted.
     pub etcd: Etcd,
 }
@@ -119,6 +123,15 @@ pub struct Server {
 pub struct Health {
     /// The time between two tries: 1 s to 10 min.
     pub interval: Duration,
+}
+
+/// Where metrics and health are shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Where to listen; nobody does if `None`, and nothing is counted.
+    pub listen: Option<Listen>,
+    /// The permission bits of a socket in the file system; never any for others.
+    pub socket_mode: u32,
 }
 
 impl Config {

@@ -56,6 +56,7 @@ fn the_least_brings_the_defaults() {
     };
     assert_eq!(config.server, server);
     assert_eq!(config.health, Health { interval: Duration::from_secs(10) });
+    assert_eq!(config.metrics, Metrics { listen: None, socket_mode: 0o660 });
     let etcd = Etcd {
         endpoints: vec![],
         cacert: None,
@@ -100,6 +101,8 @@ fn every_key_is_read() {
         [health]
         interval = "10m"
         [metrics]
+        listen = "[::1]:9807"
+        socket-mode = "0600"
         [audit]
         [etcd]
         endpoints = ["https://10.0.0.1:2379", "10.0.0.2:2379"]
@@ -222,10 +225,14 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
         ("[server]\nv1beta1 = true", "server.v1beta1: KMS v1 is not available in this version"),
         ("[keyring]\nreinstate = { generation = 1 }", "write it as { generation = 1, epoch = 1 }"),
         ("[keyring]\nreinstate = 1", "write it as { generation = 1, epoch = 1 }"),
+        ("[metrics]\nlisten = '0.0.0.0:1'", "line 6: metrics.listen: must be an address of this"),
+        ("[metrics]\nlisten = 9807", "line 6: metrics.listen: must be a string in quotes"),
+        ("[metrics]\nlisten = 'unix:///@m'", "metrics.listen: must not be an abstract socket"),
         (
-            "[metrics]\nlisten = '127.0.0.1:1'",
-            "line 6: metrics.listen: not available in this version",
+            "[metrics]\nlisten = 'unix:///run/p11-kms/kms.sock'",
+            "line 6: metrics.listen: is server.endpoint, where kube-apiserver calls",
         ),
+        ("[metrics]\nsocket-mode = '0666'", "metrics.socket-mode: must give others no access"),
         ("[audit]\nfile = 'journal'", "audit.file: not available in this version"),
         ("[etcd]\nendpoints = 1", "line 6: etcd.endpoints: must be a list, such as [\"https"),
         (
@@ -238,7 +245,7 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
             "[etcd]\nendpoints = 'a:1'\nsnapshot = '/s'",
             "line 7: etcd.snapshot: etcd.endpoints is set as well: keep one of the two",
         ),
-        ("[metrics]\nlistn = 1", "metrics.listn: unknown key"),
+        ("[metrics]\nlistn = 1", "metrics.listn: unknown key; did you mean metrics.listen?"),
     ] {
         let error = error(more);
         assert!(error.contains(expected), "{more}: {error}");
@@ -346,7 +353,12 @@ fn errors_name_the_variable_or_the_flag() {
             "P11_KMS_TOKEN__MODUL: matches no key; did you mean P11_KMS_TOKEN__M",
         ),
         ("NONSENSE", "x", "P11_KMS_NONSENSE: matches no key: write P11_KMS_SECTION__KEY, such as"),
-        ("METRICS__LISTEN", "x", "P11_KMS_METRICS__LISTEN: not available in this version"),
+        (
+            "METRICS__LISTEN",
+            "x",
+            "P11_KMS_METRICS__LISTEN: metrics.listen: must be \"127.0.0.1:9807\"",
+        ),
+        ("AUDIT__FILE", "x", "P11_KMS_AUDIT__FILE: not available in this version"),
         ("SERVER__V1BETA1", "true", "server.v1beta1: KMS v1 is not available in this version"),
     ] {
         let error = load(&text, &[(&format!("P11_KMS_{name}"), value)], &[]).unwrap_err();
@@ -473,7 +485,7 @@ fn a_file_is_read_or_named() {
 
 /// Lines that look like a configuration, so that the reading gets far.
 fn line() -> impl Strategy<Value = String> {
-    let name = "(module|uri|pin|pin-file|profile|workers|call-timeout|label|endpoint|socket-mode|\
+    let name = "(module|uri|pin|pin-file|profile|workers|call-timeout|label|endpoint|socket-mode|listen|\
                 allow-uids|interval|[a-z-]{0,8})";
     let value =
         "('[ -~]{0,20}'|-?[0-9]{1,30}|true|\\[[0-9, ']{0,9}\\]|'[0-9]{1,9}(ms|s|h|y)'|\\PC{0,9})";

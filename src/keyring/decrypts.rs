@@ -9,9 +9,16 @@ use super::record::{Record, Sighting};
 use crate::generation::Generation;
 use crate::timestamp::Timestamp;
 
-/// The last Decrypt with each KEK, since the start.
+/// The Decrypts with each KEK, since the start.
 #[derive(Debug, Default)]
-pub(super) struct Decrypts(Mutex<HashMap<KeyId, (Generation, Timestamp)>>);
+pub(super) struct Decrypts(Mutex<HashMap<KeyId, Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    generation: Generation,
+    count: u64,
+    last: Timestamp,
+}
 
 impl Decrypts {
     /// A Decrypt with this KEK was good just now.
@@ -20,22 +27,30 @@ impl Decrypts {
         let mut last = self.last();
         // The usual case makes no copy of the name.
         match last.get_mut(&kek.key_id) {
-            Some((_, at)) => *at = now,
-            None => drop(last.insert(kek.key_id.clone(), (kek.generation, now))),
-        }
-    }
-
-    /// Writes it into the record.
-    pub(super) fn write_into(&self, record: &mut Record) {
-        for (key_id, (generation, at)) in &*self.last() {
-            let known = record.known(key_id, *generation);
-            if known.last_decrypt.as_ref().is_none_or(|last| last.at < *at) {
-                known.last_decrypt = Some(Sighting { at: *at, node: node() });
+            Some(seen) => (seen.count, seen.last) = (seen.count + 1, now),
+            None => {
+                let seen = Seen { generation: kek.generation, count: 1, last: now };
+                last.insert(kek.key_id.clone(), seen);
             }
         }
     }
 
-    fn last(&self) -> MutexGuard<'_, HashMap<KeyId, (Generation, Timestamp)>> {
+    /// How many there were with this KEK, and when the last one was.
+    pub(super) fn of(&self, kek: &Kek) -> (u64, Option<Timestamp>) {
+        self.last().get(&kek.key_id).map_or((0, None), |seen| (seen.count, Some(seen.last)))
+    }
+
+    /// Writes it into the record.
+    pub(super) fn write_into(&self, record: &mut Record) {
+        for (key_id, Seen { generation, last, .. }) in &*self.last() {
+            let known = record.known(key_id, *generation);
+            if known.last_decrypt.as_ref().is_none_or(|sighting| sighting.at < *last) {
+                known.last_decrypt = Some(Sighting { at: *last, node: node() });
+            }
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, HashMap<KeyId, Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -278,6 +278,13 @@ impl Keyring {
         })
     }
 
+    /// How many good Decrypts this node has done with a KEK since its start, and when the last one
+    /// was.
+    #[must_use]
+    pub fn decrypts(&self, kek: &Kek) -> (u64, Option<Timestamp>) {
+        self.decrypts.of(kek)
+    }
+
     /// Until somebody has looked it is the start that is to be told of.
     fn start_or(&self, error: Error) -> Error {
         let starting = !self.looked.load(Ordering::Relaxed);

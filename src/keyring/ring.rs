@@ -120,6 +120,12 @@ impl Ring {
         State::of(kek, &self.record)
     }
 
+    /// Is it for trouble with the record that nothing is known to have ever been active?
+    #[must_use]
+    pub const fn has_unknown_past(&self) -> bool {
+        self.record.active.is_none() && self.trouble.is_some()
+    }
+
     /// Why there is no active KEK, and what to do.
     #[must_use]
     pub fn why_none(&self, label: &str) -> String {

@@ -34,7 +34,7 @@ pub use directory::check_directory;
 pub use error::{ServerError, SocketError};
 use flood::Flood;
 use peer::{AllowList, Peer};
-use socket::BoundSocket;
+use socket::{BoundSocket, Listening};
 
 /// The longest rest after a failed accept. The failures are those of a lack that passes: of
 /// file descriptors, or of memory.
@@ -151,9 +151,7 @@ where
     if must_be_listed && allow.is_empty() {
         return Err(ServerError::NoAllowList);
     }
-    let BoundSocket { mut file, listener } = socket;
-    listener.set_nonblocking(true).map_err(ServerError::Listen)?;
-    let listener = UnixListener::from_std(listener).map_err(ServerError::Listen)?;
+    let Listening { mut file, listener } = socket.listen().map_err(ServerError::Listen)?;
 
     let mut allow_changes = allow.changes();
     let mut door = Door {

@@ -71,6 +71,27 @@ impl BoundSocket {
     }
 }
 
+/// A listener on the runtime, and the file that [`bind`] made for it. Dropping it is as with a
+/// [`BoundSocket`].
+#[derive(Debug)]
+pub struct Listening {
+    pub(super) file: Option<SocketFile>,
+    /// Takes connections.
+    pub listener: tokio::net::UnixListener,
+}
+
+impl BoundSocket {
+    /// Hands it to the runtime that this is called on.
+    ///
+    /// # Errors
+    /// The runtime does not take it.
+    pub fn listen(self) -> io::Result<Listening> {
+        let Self { file, listener } = self;
+        listener.set_nonblocking(true)?;
+        Ok(Listening { file, listener: tokio::net::UnixListener::from_std(listener)? })
+    }
+}
+
 /// The socket file that we made, and the lock that says so.
 #[derive(Debug)]
 pub(super) struct SocketFile {

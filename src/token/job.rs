@@ -33,6 +33,8 @@ pub(super) struct Job {
     frame: Zeroizing<Vec<u8>>,
     operation: Operation,
     deadline: Instant,
+    /// Since when it waits for a session; `None` once it was given to one.
+    waits_since: Option<Instant>,
     runs: u32,
     /// How often a worker that had it ended for a reason of its own.
     refusals: u32,
@@ -53,7 +55,16 @@ impl Job {
         askers: Askers,
     ) -> Self {
         let frame = encode_job(operation, Deadline::after(time), kek, payload);
-        Self { frame, operation, deadline: Instant::now() + time, runs: 0, refusals: 0, askers }
+        let now = Instant::now();
+        Self {
+            frame,
+            operation,
+            deadline: now + time,
+            waits_since: Some(now),
+            runs: 0,
+            refusals: 0,
+            askers,
+        }
     }
 
     /// The bytes to send.
@@ -81,6 +92,16 @@ impl Job {
     /// Is its deadline over?
     pub(super) fn is_late(&self) -> bool {
         Instant::now() >= self.deadline
+    }
+
+    /// What is to be done.
+    pub(super) const fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// It is given to a session: how long did it wait? Told once, however often it is run.
+    pub(super) fn end_wait(&mut self) -> Option<Duration> {
+        self.waits_since.take().map(|since| since.elapsed())
     }
 
     /// Is it a single wrap or unwrap?

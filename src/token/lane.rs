@@ -16,8 +16,10 @@ use zeroize::{Zeroize, Zeroizing};
 use super::error::Error;
 use super::frame::{Inbox, MAX_ANSWER, MAX_SEED_FRAME, decode_answer};
 use super::job::Job;
+use super::measure::Batch;
 use super::pool::{LaneId, Pool, WorkerId};
 use super::protocol::{Class, Failure};
+use crate::metrics;
 
 /// Why a lane ended.
 #[derive(Debug)]
@@ -156,6 +158,7 @@ impl Lane {
         if !self.is_late() {
             return Ok(());
         }
+        metrics::stuck_call();
         let limit = humantime::format_duration(self.call_timeout);
         Err(Failure::new(
             Class::Hung,
@@ -219,6 +222,7 @@ impl Lane {
 
     fn deliver(&mut self) -> Result<(), Failure> {
         let mut count = 0;
+        let mut batch = Batch::default();
         let outcome = loop {
             let body = match self.inbox.next_frame() {
                 Ok(Some(body)) => body,
@@ -233,6 +237,7 @@ impl Lane {
                 Err(error) => break Err(lost(error)),
             };
             count += 1;
+            batch.saw(job.operation(), answer.as_ref().err());
             match answer {
                 Ok(bytes) => job.answer(Ok(Zeroizing::new(bytes.to_vec()))),
                 Err(failure) if failure.class == Class::Expired => job.answer(Err(Error::Deadline)),
@@ -245,6 +250,7 @@ impl Lane {
                 Err(failure) => job.answer(Err(failure.into())),
             }
         };
+        batch.took(self.running_since.elapsed());
         if count > 0 {
             self.running_since = Instant::now();
             self.answered.fetch_add(count as u64, Ordering::Relaxed);

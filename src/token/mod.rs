@@ -9,6 +9,7 @@ mod error;
 pub mod frame;
 mod job;
 mod lane;
+mod measure;
 mod merge;
 mod pool;
 mod process;
@@ -26,8 +27,8 @@ pub use self::error::Error;
 use self::frame::{MAX_PAYLOAD, Operation};
 use self::job::{Answer, Askers, Job, Receiver};
 use self::merge::{Joined, Merger};
-pub use self::pool::Availability;
 use self::pool::Pool;
+pub use self::pool::{Availability, Load};
 use self::protocol::{
     Class, Failure, Fingerprint, Found, FoundKey, Import, Inspection, NewNote, Report, Setup,
 };
@@ -253,10 +254,16 @@ impl Client {
         self.pool.availability()
     }
 
-    /// How many sessions are ready for jobs, of all workers.
+    /// How much there is to do, and who does it.
     #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.pool.sessions()
+    pub fn load(&self) -> Load {
+        self.pool.load()
+    }
+
+    /// The name of the profile that the workers are told; `None` once they end.
+    #[must_use]
+    pub fn profile(&self) -> Option<String> {
+        self.setup.upgrade().map(|setup| setup.borrow().profile.name.clone())
     }
 
     /// Why a worker could not be started, since one could. Others may be at work.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::job::Job;
 use super::protocol::{Class, Failure};
+use crate::metrics;
 
 /// How often a full queue is swept, at most.
 const SWEEP: Duration = Duration::from_millis(10);
@@ -64,6 +65,27 @@ struct State {
 pub(super) struct Pool {
     state: Mutex<State>,
     limit: usize,
+}
+
+/// How much there is to do, and who does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Jobs that wait for a session.
+    pub waiting: usize,
+    /// How many may.
+    pub limit: usize,
+    /// Sessions that have a job.
+    pub busy: usize,
+    /// Sessions that have none.
+    pub idle: usize,
+}
+
+impl Load {
+    /// All sessions.
+    #[must_use]
+    pub const fn sessions(&self) -> usize {
+        self.busy + self.idle
+    }
 }
 
 /// Is there a token to ask?
@@ -233,11 +255,6 @@ impl Pool {
         self.state().failed_start.clone()
     }
 
-    /// How many lanes take jobs.
-    pub(super) fn sessions(&self) -> usize {
-        self.state().lanes.values().filter(|lane| !lane.retiring).count()
-    }
-
     /// Takes no more jobs. Those that are in go on.
     pub(super) fn close(&self) {
         self.state().closing = true;
@@ -247,6 +264,14 @@ impl Pool {
     pub(super) fn up_since(&self) -> Option<Instant> {
         let state = self.state();
         state.up_since.filter(|_| !state.lanes.is_empty())
+    }
+
+    /// How much there is to do.
+    pub(super) fn load(&self) -> Load {
+        let state = self.state();
+        let busy = state.lanes.values().filter(|lane| lane.load > 0).count();
+        let idle = state.lanes.len() - busy;
+        Load { waiting: state.waiting.len(), limit: self.limit, busy, idle }
     }
 
     /// Is there a token to ask?
@@ -292,7 +317,10 @@ impl State {
 }
 
 impl Lane {
-    fn give(&mut self, job: Job) {
+    fn give(&mut self, mut job: Job) {
+        if let Some(waited) = job.end_wait() {
+            metrics::queue_wait(waited);
+        }
         self.load += 1;
         self.outbox.push_back(job);
         if self.outbox.len() == 1 {
@@ -474,9 +502,8 @@ mod tests {
     fn a_retiring_lane_gets_nothing_new() {
         let pool = Pool::new(10);
         let (lane, _) = pool.add_lane(pool.add_worker(), 4);
-        assert_eq!(pool.sessions(), 1);
         pool.retire(lane);
         let _answer = submit(&pool);
-        assert_eq!((fetched(&pool, lane), pool.sessions()), (0, 0));
+        assert_eq!(fetched(&pool, lane), 0);
     }
 }

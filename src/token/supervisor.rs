@@ -15,10 +15,12 @@ use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::lane::{Lane, LaneEnd};
+use super::measure::{after, outcome};
 use super::pool::{LaneId, Pool};
 use super::process::{self, Process, Started};
 use super::protocol::{Class, Failure, Method, Report, Setup};
 use crate::config::Stamp;
+use crate::metrics::{self, StartReason};
 
 /// How often a latched PIN is looked at: has its file changed?
 const PIN_WATCH: Duration = Duration::from_secs(1);
@@ -66,7 +68,7 @@ struct Running {
 
 enum Ending {
     Broken(Failure),
-    Replace(&'static str),
+    Replace(StartReason),
 }
 
 impl Supervisor {
@@ -91,6 +93,7 @@ impl Supervisor {
         let mut setup = self.setup.clone();
         let mut backoff = Backoff::new();
         let mut running: Option<Running> = None;
+        let mut reason = StartReason::First;
         loop {
             if let Some(old) = &running {
                 // One attempt a PIN: from here on it is the new worker's.
@@ -98,6 +101,7 @@ impl Supervisor {
             }
             match self.start(&mut setup, slot).await {
                 Ok((next, report)) => {
+                    metrics::worker_started(reason);
                     // In this order: who hears of the new worker must not be served by
                     // the old one any more.
                     if let Some(old) = running.replace(next) {
@@ -113,7 +117,10 @@ impl Supervisor {
                     if !accident || backoff.is_serious() {
                         self.pool.set_down(failure);
                     }
-                    if !self.wait_beside(&mut running, slot, &mut setup, backoff.next()).await {
+                    let time = backoff.next();
+                    let go_on =
+                        self.wait_beside(&mut running, slot, &mut setup, time, &mut reason).await;
+                    if !go_on {
                         return;
                     }
                     continue;
@@ -123,8 +130,12 @@ impl Supervisor {
                 continue;
             };
             match current.end(&mut setup).await {
-                Some(Ending::Replace(reason)) => info!(slot, reason, "replacing the worker"),
+                Some(Ending::Replace(why)) => {
+                    reason = why;
+                    info!(slot, reason = told(why), "replacing the worker");
+                }
                 Some(Ending::Broken(failure)) => {
+                    reason = after(failure.class);
                     // A worker that gave an answer had a token that need not be spared.
                     if current.answered.load(Ordering::Relaxed) > 0 {
                         backoff.reset();
@@ -156,6 +167,7 @@ impl Supervisor {
         if let Some(failure) = self.latched(&setup, stamp) {
             return Err(failure);
         }
+        metrics::pin_latched(false);
         let login_in_doubt = self.is_in_doubt(&setup, stamp);
         let sent = Setup { pin_stamp: stamp, login_in_doubt, ..Setup::clone(&setup) };
         match process::start(&sent).await {
@@ -166,6 +178,7 @@ impl Supervisor {
                 Ok(self.adopt(started, setup, stamp, slot))
             }
             Err(failure) => {
+                metrics::worker_start_failed(outcome(failure.class));
                 if failure.class == Class::Hung {
                     *self.doubt() = Some((setup.clone(), stamp));
                 }
@@ -256,12 +269,14 @@ impl Supervisor {
         slot: usize,
         setup: &mut watch::Receiver<Arc<Setup>>,
         time: Duration,
+        reason: &mut StartReason,
     ) -> bool {
         let Some(old) = running else { return self.wait(setup, time).await };
         let failure = tokio::select! {
             go_on = self.wait(setup, time) => return go_on,
             failure = old.broken() => failure,
         };
+        *reason = after(failure.class);
         self.give_up(running, slot, failure).await;
         true
     }
@@ -296,6 +311,7 @@ impl Supervisor {
 
     fn latch_on(&self, failure: &Failure, stamp: Option<Stamp>, setup: Arc<Setup>) {
         if failure.class.latches() {
+            metrics::pin_latched(true);
             *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
         }
     }
@@ -311,12 +327,12 @@ impl Running {
         let (answered, limit) = (self.answered.clone(), self.replace_after);
         tokio::select! {
             failure = self.broken() => Some(Ending::Broken(failure)),
-            changed = setup.changed() => {
-                changed.ok().map(|()| Ending::Replace("a new one was asked for"))
-            }
-            () = grown(&answered, limit) => {
-                Some(Ending::Replace("it has made as many objects as the profile allows"))
-            }
+            changed = setup.changed() => changed.ok().map(|()| {
+                // Sent anew as it was: somebody wants new eyes, and not another config.
+                let same = Arc::ptr_eq(&setup.borrow(), &self.setup);
+                Ending::Replace(if same { StartReason::Renewed } else { StartReason::Config })
+            }),
+            () = grown(&answered, limit) => Some(Ending::Replace(StartReason::Grown)),
         }
     }
 
@@ -360,6 +376,14 @@ impl Running {
             }
         }
         told
+    }
+}
+
+/// Why a worker that is well is replaced, for the log.
+const fn told(reason: StartReason) -> &'static str {
+    match reason {
+        StartReason::Grown => "it has made as many objects as the profile allows",
+        _ => "a new one was asked for",
     }
 }
 

@@ -17,6 +17,7 @@
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod etcd;
+pub(crate) mod http;
 pub(crate) mod keks;
 pub(crate) mod load;
 pub(crate) mod memory;

@@ -109,7 +109,7 @@ impl Token {
         (setup.profile.workers, setup.profile.sessions) = (size.workers, size.sessions);
         let capacity = Capacity { workers: size.workers, queue_length };
         let (client, workers) = token::start(setup, capacity);
-        while client.sessions() < size.total() {
+        while client.load().sessions() < size.total() {
             if let Some(failure) = client.failed_start() {
                 workers.stop(FAREWELL).await;
                 return Err(failure);

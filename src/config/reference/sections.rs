@@ -89,7 +89,15 @@ const HEALTH: &[Key] = keys! {
     "interval" = "10s";
 };
 
-const METRICS: &[Key] = keys! {};
+const METRICS: &[Key] = keys! {
+    /// `"127.0.0.1:9807"`, `"[::1]:9807"` or `"unix:///run/p11-kms/metrics.sock"`. Addresses that
+    /// other machines can reach are refused, and so are names and abstract sockets. Nothing is
+    /// counted unless it is set. With port 0 the system chooses one, and the log says which
+    "listen": "none";
+    /// permission bits of that Unix socket; others never get any. The rules for the directory are
+    /// those of `server.endpoint`
+    "socket-mode" = "0660";
+};
 
 const AUDIT: &[Key] = keys! {};
 
