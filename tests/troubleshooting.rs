@@ -26,7 +26,7 @@ const CAUSES: &[&str] = &[
 ];
 
 /// Within those: what only a command says.
-const OF_COMMANDS: &[&str] = &["worker/import.rs"];
+const OF_COMMANDS: &[&str] = &["worker/import.rs", "worker/inspect.rs", "worker/known_answer.rs"];
 
 /// What is no message at all.
 const NOT_SAID: &[&str] = &["p11-kms KEK fingerprint constant", "a fingerprint of 40 bytes"];
