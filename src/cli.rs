@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The command line: what may be said. What it does is in [`crate::commands`].
 
+mod audit;
 mod bench;
 mod check;
 mod etcd;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{DEFAULT_PATH, Endpoint};
 use crate::token::protocol::WORKER_COMMAND;
 
+pub use audit::{AuditCommand, Verify};
 pub use bench::{Bench, BenchPart};
 #[cfg(test)]
 pub(crate) use check::all as all_checks;
@@ -101,6 +103,9 @@ pub enum Command {
     /// Make, list, rotate, import and destroy KEKs.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look whether the audit log is as it was written.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Ask the running daemon how it is.
     Status(Dial),
     /// One Encrypt and Decrypt through the socket, as kube-apiserver would do it.

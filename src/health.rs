@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::algorithm::Algorithm;
+use crate::audit::Audit;
 use crate::keyring::{self, Kek, Keyring};
 use crate::notify;
 use crate::secret::Seed;
@@ -50,11 +51,13 @@ pub enum Reason {
     NoKek,
     /// What is known of the KEKs cannot be read or written, so that none becomes active.
     Record,
+    /// The audit log cannot be written, and calls are refused for it.
+    Audit,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Starting,
         Self::TokenLost,
         Self::Hung,
@@ -66,6 +69,7 @@ impl Reason {
         Self::Stale,
         Self::NoKek,
         Self::Record,
+        Self::Audit,
     ];
 
     /// Its name, which stays as it is.
@@ -83,6 +87,7 @@ impl Reason {
             Self::Stale => "stale",
             Self::NoKek => "no-kek",
             Self::Record => "record",
+            Self::Audit => "audit",
         }
     }
 
@@ -115,6 +120,7 @@ pub struct Health {
     token: Client,
     keyring: Arc<Keyring>,
     interval: Duration,
+    audit: Audit,
     state: Mutex<State>,
 }
 
@@ -131,11 +137,11 @@ enum RoundTrip {
 }
 
 impl Health {
-    /// Not well until the first round trip.
+    /// Not well until the first round trip, and while calls are refused for want of the audit log.
     #[must_use]
-    pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration) -> Self {
+    pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration, audit: Audit) -> Self {
         let state = State { round_trip: RoundTrip::None, said: STARTING.to_owned() };
-        Self { token, keyring, interval, state: Mutex::new(state) }
+        Self { token, keyring, interval, audit, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,7 +157,9 @@ impl Health {
             Err(_) => self.keyring.last_key_id().map_or_else(String::new, |it| it.to_string()),
         };
         let mut state = self.state();
-        let (reason, healthz) = match self.trouble(&state.round_trip, active.err()) {
+        let trouble = self.trouble(&state.round_trip, active.err());
+        let trouble = trouble.or_else(|| Some((Reason::Audit, self.audit.trouble()?)));
+        let (reason, healthz) = match trouble {
             None => (None, OK.to_owned()),
             Some((reason, trouble)) => (Some(reason), trouble),
         };

@@ -36,6 +36,7 @@ pub mod usage;
 
 // Leaves.
 pub mod algorithm;
+pub mod audit;
 pub mod config;
 pub mod generation;
 pub mod memory;

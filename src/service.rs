@@ -9,6 +9,7 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
 use crate::algorithm::Algorithm;
+use crate::audit::{Audit, AuditEvent, Event, Need, Unwritten};
 use crate::grpc_status;
 use crate::health::Health;
 use crate::keyring::{self, Keyring, Wrapped};
@@ -47,6 +48,7 @@ pub struct Service {
     keyring: Arc<Keyring>,
     health: Arc<Health>,
     request_timeout: Duration,
+    audit: Audit,
 }
 
 impl Service {
@@ -56,8 +58,9 @@ impl Service {
         keyring: Arc<Keyring>,
         health: Arc<Health>,
         request_timeout: Duration,
+        audit: Audit,
     ) -> Self {
-        Self { keyring, health, request_timeout }
+        Self { keyring, health, request_timeout, audit }
     }
 
     async fn encrypt_seed(&self, plaintext: Vec<u8>, time: Duration) -> Result<Wrapped, Status> {
@@ -78,7 +81,8 @@ impl Service {
         &self,
         request: &DecryptRequest,
         time: Duration,
-    ) -> Result<Vec<u8>, Status> {
+        call: &mut Call,
+    ) -> Result<Seed, Status> {
         let algorithm = algorithm(&request.annotations)?;
         let len = request.ciphertext.len();
         if !algorithm.can_unwrap(len) {
@@ -96,11 +100,12 @@ impl Service {
         let told = |error: keyring::Error| grpc_status::from_keyring(&error);
         let started = Instant::now();
         let kek = self.keyring.find(&request.key_id, time).await.map_err(told)?;
+        call.generation = Some(kek.generation.number());
         let left = time.saturating_sub(started.elapsed());
         let seed = self.keyring.unwrap(&kek, &request.key_id, algorithm, &request.ciphertext, left);
         let seed = seed.await;
         self.note(algorithm, &seed);
-        seed.map(Seed::into_exposed).map_err(told)
+        seed.map_err(told)
     }
 
     /// kube-apiserver lives by KW alone. A token that cannot do KWP is still well.
@@ -123,7 +128,7 @@ impl KeyManagementService for Service {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let call = Call::begin(Method::Status, &request, "");
+        let call = Call::begin(Method::Status, &request, "", &Audit::off());
         let snapshot = self.health.snapshot();
         call.end(&snapshot.key_id, Ok(()));
         let mut response = Response::new(StatusResponse {
@@ -142,11 +147,12 @@ impl KeyManagementService for Service {
         &self,
         request: Request<EncryptRequest>,
     ) -> Result<Response<EncryptResponse>, Status> {
-        let call = Call::begin(Method::Encrypt, &request, &request.get_ref().uid);
+        let mut call = Call::begin(Method::Encrypt, &request, &request.get_ref().uid, &self.audit);
         let time = self.time_for(&request);
         match self.encrypt_seed(request.into_inner().plaintext, time).await {
             Ok(Wrapped { blob, algorithm, active }) => {
-                call.end(active.key_id.as_str(), Ok(()));
+                call.generation = Some(active.kek.generation.number());
+                call.end_if_audited(active.key_id.as_str(), Need::Changes).await?;
                 let name = algorithm.name().as_bytes().to_vec();
                 Ok(Response::new(EncryptResponse {
                     ciphertext: blob,
@@ -165,13 +171,13 @@ impl KeyManagementService for Service {
         &self,
         request: Request<DecryptRequest>,
     ) -> Result<Response<DecryptResponse>, Status> {
-        let call = Call::begin(Method::Decrypt, &request, &request.get_ref().uid);
+        let mut call = Call::begin(Method::Decrypt, &request, &request.get_ref().uid, &self.audit);
         let time = self.time_for(&request);
         let request = request.into_inner();
-        match self.decrypt_seed(&request, time).await {
-            Ok(plaintext) => {
-                call.end(&request.key_id, Ok(()));
-                Ok(Response::new(DecryptResponse { plaintext }))
+        match self.decrypt_seed(&request, time, &mut call).await {
+            Ok(seed) => {
+                call.end_if_audited(&request.key_id, Need::Reads).await?;
+                Ok(Response::new(DecryptResponse { plaintext: seed.into_exposed() }))
             }
             Err(status) => {
                 call.end(&request.key_id, Err(&status));
@@ -220,32 +226,82 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// One request on its way, for the log and the metrics.
+/// One request on its way, for the log, the metrics and the audit log.
 struct Call {
     method: Method,
     uid: String,
     peer: Option<Peer>,
     began: Instant,
+    generation: Option<u32>,
+    audit: Audit,
     ended: bool,
 }
 
 impl Call {
-    fn begin<T>(method: Method, request: &Request<T>, uid: &str) -> Self {
+    fn begin<T>(method: Method, request: &Request<T>, uid: &str, audit: &Audit) -> Self {
         let mut uid = uid.to_owned();
         // A caller's text: kept short, and the formats escape what could break a line.
         uid.truncate(uid.floor_char_boundary(MAX_UID));
         let peer = request.extensions().get::<Peer>().copied();
         metrics::request_begun(method);
-        Self { method, uid, peer, began: Instant::now(), ended: false }
+        let (began, audit) = (Instant::now(), audit.clone());
+        Self { method, uid, peer, began, generation: None, audit, ended: false }
     }
 
-    /// Writes the request's line. Never a seed, a ciphertext or a body.
+    /// Writes the request's lines. Never a seed, a ciphertext or a body.
     fn end(mut self, key_id: &str, outcome: Result<(), &Status>) {
         self.ended = true;
+        self.log(key_id, outcome);
         self.tell(key_id, outcome);
     }
 
+    /// The same for a request that went well, if it may be answered: perhaps not without its line
+    /// in the audit log.
+    async fn end_if_audited(mut self, key_id: &str, need: Need) -> Result<(), Status> {
+        let audited = match self.event(key_id, Ok(())) {
+            Some(event) => self.audit.require(event, need).await,
+            None => Ok(()),
+        };
+        self.ended = true;
+        let Err(why) = audited else {
+            self.log(key_id, Ok(()));
+            return Ok(());
+        };
+        let status = Status::unavailable(self.audit.refusal(&why));
+        self.log(key_id, Err(&status));
+        // One that comes late says that it went well, and nothing was given out.
+        if why == Unwritten::Late {
+            self.tell(key_id, Err(&status));
+        }
+        Err(status)
+    }
+
     fn tell(&self, key_id: &str, outcome: Result<(), &Status>) {
+        if let Some(event) = self.event(key_id, outcome) {
+            self.audit.tell(event);
+        }
+    }
+
+    /// The request's line in the audit log, if there is one.
+    fn event(&self, key_id: &str, outcome: Result<(), &Status>) -> Option<Event> {
+        let encrypts = self.method == Method::Encrypt;
+        let kind = if encrypts { AuditEvent::Encrypt } else { AuditEvent::Decrypt };
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.audit.is_on().then(|| Event {
+            uid: Some(self.uid.clone()),
+            method: Some(self.method.name()),
+            key_id: Some(key_id[..key_id.floor_char_boundary(MAX_UID)].to_owned()),
+            generation: self.generation,
+            peer_uid: self.peer.map(|peer| peer.uid),
+            peer_pid: self.peer.map(|peer| peer.pid),
+            duration_us: Some(micros),
+            outcome: Some(code(outcome.map_or_else(Status::code, |()| Code::Ok)).name()),
+            detail: outcome.err().map(|status| status.message().to_owned()),
+            ..Event::new(kind)
+        })
+    }
+
+    fn log(&self, key_id: &str, outcome: Result<(), &Status>) {
         let Self { method, uid, peer, began, .. } = self;
         let took = began.elapsed();
         let code = code(outcome.map_or_else(Status::code, |()| Code::Ok));
@@ -273,7 +329,9 @@ impl Drop for Call {
     /// The caller has gone before the end. The token may have done it all the same.
     fn drop(&mut self) {
         if !self.ended {
-            self.tell("", Err(&Status::cancelled("the caller did not wait for the answer")));
+            let gone = Status::cancelled("the caller did not wait for the answer");
+            self.log("", Err(&gone));
+            self.tell("", Err(&gone));
         }
     }
 }

@@ -24,12 +24,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("state", &[]),
     ("timestamp", &[]),
     ("config", &["secret"]),
+    // It reads nothing of a request: whoever knows tells it.
+    ("audit", &["config", "metrics"]),
     // Bytes go down: server, service, keyring, token, and over a socketpair to the worker.
-    ("server", &["config"]),
+    ("server", &["audit", "config"]),
     (
         "service",
         &[
             "algorithm",
+            "audit",
             "grpc_status",
             "health",
             "keyring",
@@ -40,7 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("grpc_status", &["keyring", "token"]),
-    ("health", &["algorithm", "keyring", "notify", "secret", "token"]),
+    ("health", &["algorithm", "audit", "keyring", "notify", "secret", "token"]),
     ("keyring", &["algorithm", "generation", "secret", "state", "timestamp", "token"]),
     ("token", &["algorithm", "config", "generation", "metrics", "secret"]),
     (

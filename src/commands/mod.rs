@@ -2,6 +2,7 @@
 //! What each command does, one file a command.
 
 mod age;
+mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -105,6 +106,7 @@ fn dispatch(cli: &Cli) -> Result<Option<Exit>, Failed> {
         Command::Serve => serve::run(cli).map(|()| None),
         Command::Check(args) => check::run(cli, args),
         Command::Key(command) => key::run(cli, command).map(|()| None),
+        Command::Audit(command) => audit::run(cli, command),
         Command::Status(dial) => status::run(cli, dial),
         Command::Probe(dial) => probe::run(cli, dial),
         Command::Bench(wanted) => bench::run(cli, wanted),

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::token_access::{keyring_settings, records, setup};
 use super::{Exit, Failed, runtime, watchdog};
+use crate::audit::{self, Audit, AuditEvent, Event};
 use crate::cli::Cli;
 use crate::config::{Config, PinError};
 use crate::health::Health;
@@ -21,8 +22,11 @@ use crate::server::socket::{self, BoundSocket, SocketOptions};
 use crate::server::{self, Limits};
 use crate::service::{self, Service};
 use crate::state::StateDir;
-use crate::token::{self, Capacity, Workers};
+use crate::token::{self, Capacity, PinEvent, Workers};
 use crate::{memory, notify};
+
+/// What the audit log says at a start.
+const VERSION: &str = concat!("p11-kms ", env!("CARGO_PKG_VERSION"));
 
 /// How long the workers may take to log out, after the requests have drained.
 const LOGOUT: Duration = Duration::from_secs(3);
@@ -38,7 +42,20 @@ pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     let monitor =
         monitor::bind(&config.metrics).map_err(|error| Failed::new(Exit::Usage, error))?;
     let memory = remember(&config)?;
-    runtime()?.block_on(serve(cli, config, socket, monitor, memory))
+    let writer = audit::open(config.audit.as_ref(), &config.keyring.state_dir)
+        .map_err(|error| Failed::new(Exit::Usage, error))?;
+    runtime()?.block_on(async {
+        let audit = writer.audit();
+        audit.tell(Event { detail: Some(VERSION.to_owned()), ..Event::new(AuditEvent::Start) });
+        let served = serve(cli, config, socket, monitor, memory, audit.clone()).await;
+        audit.tell(Event {
+            outcome: Some(if served.is_ok() { "ok" } else { "failed" }),
+            detail: served.as_ref().err().map(|failed| failed.message.clone()),
+            ..Event::new(AuditEvent::Stop)
+        });
+        writer.close().await;
+        served
+    })
 }
 
 /// One that is damaged, or cannot be written to, is to be put right before we serve.
@@ -68,6 +85,7 @@ async fn serve(
     socket: BoundSocket,
     monitor: Option<Bound>,
     memory: Memory,
+    audit: Audit,
 ) -> Result<(), Failed> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -79,6 +97,7 @@ async fn serve(
         connections: config.server.max_connections,
         streams: config.server.max_streams,
         carries_secrets: service::carries_secrets,
+        audit: audit.clone(),
         ..Limits::default()
     };
 
@@ -86,18 +105,22 @@ async fn serve(
         workers: config.token.profile.workers,
         queue_length: config.server.queue_length,
     };
-    let (client, workers) = token::start(setup(&config), capacity);
+    let told = audit.clone();
+    let tell = Arc::new(move |event| told.tell(of_pin(event)));
+    let (client, workers) = token::start_telling(setup(&config), capacity, tell);
     let keyring = Arc::new(Keyring::new(
         client.clone(),
         config.keyring.label.clone(),
         keyring_settings(&config),
         memory,
     ));
-    let health = Arc::new(Health::new(client.clone(), keyring.clone(), config.health.interval));
+    let interval = config.health.interval;
+    let health = Arc::new(Health::new(client.clone(), keyring.clone(), interval, audit.clone()));
     let service = KeyManagementServiceServer::new(Service::new(
         keyring.clone(),
         health.clone(),
         config.server.request_timeout,
+        audit.clone(),
     ))
     .max_decoding_message_size(limits.message_size);
 
@@ -113,7 +136,7 @@ async fn serve(
     let watchers = watchers.map_err(|error| Failed::new(Exit::Usage, error))?;
     let watched = health.clone();
     let probes = tokio::spawn(async move { watched.watch().await });
-    let mut running = Running { config, health, keyring, workers, allow: allow.clone() };
+    let mut running = Running { config, health, keyring, workers, allow: allow.clone(), audit };
 
     info!(version = env!("CARGO_PKG_VERSION"), endpoint, "serving");
     notify::ready(&format!("serving on {endpoint}"));
@@ -173,6 +196,7 @@ struct Running {
     keyring: Arc<Keyring>,
     workers: Workers,
     allow: AllowList,
+    audit: Audit,
 }
 
 impl Running {
@@ -228,6 +252,8 @@ impl Running {
         compare("metrics.listen", old.metrics.listen == new.metrics.listen);
         compare("metrics.socket-mode", old.metrics.socket_mode == new.metrics.socket_mode);
         compare("token.workers", old.token.profile.workers == new.token.profile.workers);
+        let place = |config: &Config| config.audit.as_ref().map(|audit| audit.place.clone());
+        compare("audit.file", place(old) == place(&new));
         for name in fixed {
             warn!("SIGHUP: a changed {name} takes effect after a restart");
         }
@@ -237,9 +263,23 @@ impl Running {
         self.allow.replace(new.server.allow_uids.clone(), new.server.allow_gids.clone());
         self.keyring.set(keyring_settings(&new));
         self.workers.reconfigure(new_setup);
+        if let Some(audit) = &new.audit {
+            self.audit.reload(audit.on_failure);
+        }
         self.config = new;
         info!("SIGHUP: config and PIN are read again, the workers are being replaced");
     }
+}
+
+/// The line in the audit log for what happened to the PIN.
+fn of_pin(event: PinEvent) -> Event {
+    let outcome = match event {
+        PinEvent::Accepted | PinEvent::Cleared => "ok",
+        PinEvent::Refused => "refused",
+        _ => "failed",
+    };
+    let detail = Some(event.name().to_owned());
+    Event { outcome: Some(outcome), detail, ..Event::new(AuditEvent::Pin) }
 }
 
 /// A PIN that others can get at, or a credential where there are none, is a mistake of

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 
+use super::audit::audit;
 use super::profile::{self, DEFAULT_PROFILE, Method, Profile};
 use super::reference::PROFILE;
 use super::reinstate::reinstate;
@@ -34,8 +35,9 @@ pub(super) fn config(settings: &mut Settings) -> Option<Config> {
         interval: settings.read_or("health.interval", 10 * SECOND, duration(SECOND, 600 * SECOND)),
     };
     let metrics = metrics(settings, &server.endpoint);
+    let audit = audit(settings);
     let etcd = etcd(settings);
-    Some(Config { token: token?, keyring, server, health, metrics, etcd })
+    Some(Config { token: token?, keyring, server, health, metrics, audit, etcd })
 }
 
 fn token(settings: &mut Settings) -> Option<Token> {
@@ -148,13 +150,13 @@ fn keyring(settings: &mut Settings) -> Keyring {
             duration(SECOND, HOUR),
         ),
         activation_delay: settings.read_or("keyring.activation-delay", 60 * SECOND, delay),
-        state_dir: settings.read_or(
-            "keyring.state-dir",
-            PathBuf::from("/var/lib/p11-kms"),
-            absolute_path,
-        ),
+        state_dir: state_dir(settings),
         reinstate: settings.read("keyring.reinstate", reinstate),
     }
+}
+
+pub(super) fn state_dir(settings: &mut Settings) -> PathBuf {
+    settings.read_or("keyring.state-dir", PathBuf::from("/var/lib/p11-kms"), absolute_path)
 }
 
 fn label(value: &Value) -> Result<String, String> {

@@ -7,10 +7,6 @@ use super::reference::{Key, PROFILE, SECTIONS};
 /// What begins the name of every environment variable of ours.
 pub(super) const PREFIX: &str = "P11_KMS_";
 
-/// Keys that later versions will know. To accept one now would make somebody
-/// believe that it works.
-const LATER: &[(&str, &[&str])] = &[("audit", &["file"])];
-
 /// Variables that are flags or belong to tools, and no keys.
 const FOREIGN: &[&str] = &["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE"];
 
@@ -18,8 +14,6 @@ const FOREIGN: &[&str] = &["CONFIG", "OUTPUT", "LOG_FORMAT", "LOG", "CACHE"];
 /// a Service called p11-kms finds `..SERVICE_HOST`, `..PORT` and so on in its
 /// environment; a daemon that refuses to start over these would be no help.
 const FOREIGN_GROUPS: &[&str] = &["TEST_", "SERVICE_", "PORT_"];
-
-const NOT_YET: &str = "not available in this version: remove it";
 
 const PIN_REASON: &str = "a PIN never stands in a configuration, a flag or the environment, where \
     others can see it: put it into a file and set token.pin-file, or use token.pin-credential";
@@ -46,9 +40,6 @@ pub(super) fn check(section: &str, key: &str) -> Result<(), String> {
     }
     if is_pin(key) {
         return Err(PIN_REASON.into());
-    }
-    if LATER.iter().any(|(home, keys)| *home == section && keys.contains(&key)) {
-        return Err(NOT_YET.into());
     }
     if let Some(near) = nearest(key, keys_of(section)) {
         return Err(format!("unknown key; did you mean {}?", dotted(section, near)));
@@ -80,10 +71,6 @@ pub(super) fn of_variable(name: &str) -> Result<Option<(&'static str, &'static s
     let lower = rest.to_ascii_lowercase().replace('_', "-");
     if lower.split_once("--").is_some_and(|(_, key)| is_pin(key)) || is_pin(&lower) {
         return Err(PIN_REASON.into());
-    }
-    let mut later = LATER.iter().flat_map(|(home, keys)| keys.iter().map(move |key| (home, key)));
-    if later.any(|(home, key)| variable(home, key) == name) {
-        return Err(NOT_YET.into());
     }
     let names: Vec<String> = all().map(|(section, key)| variable(section, key)).collect();
     // Without what all have in common, which would excuse any difference.

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod audit;
 mod build;
 mod endpoint;
 mod error;
@@ -26,6 +27,7 @@ mod source;
 pub mod uri;
 mod value;
 
+pub use audit::{Audit, AuditPlace, OnFailure};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ConfigError;
 pub use etcd::{DEFAULT_PREFIX, Etcd, EtcdEndpoint, EtcdEndpointError};
@@ -53,6 +55,8 @@ pub struct Config {
     pub health: Health,
     /// `[metrics]`: who may watch, and how.
     pub metrics: Metrics,
+    /// `[audit]`: the audit log, if there is one.
+    pub audit: Option<Audit>,
     /// `[etcd]`: where the stored objects can be counted.
     pub etcd: Etcd,
 }
@@ -163,6 +167,25 @@ impl Config {
         let mut settings = gather(path, text, env, overrides)?;
         let config = build::config(&mut settings);
         settings.finish(config)
+    }
+}
+
+impl Audit {
+    /// Reads `[audit]` and `keyring.state-dir` alone: who verifies a log needs no token. A file
+    /// that is not there is as good as an empty one.
+    ///
+    /// # Errors
+    /// As of [`Config::load`].
+    pub fn load(
+        path: &Path,
+        env: impl Iterator<Item = (OsString, OsString)>,
+        overrides: &[(String, String)],
+    ) -> Result<(Option<Self>, PathBuf), ConfigError> {
+        let absent = path.try_exists().is_ok_and(|there| !there);
+        let text = if absent { String::new() } else { read(path)? };
+        let mut settings = gather(path, &text, env, overrides)?;
+        let found = (audit::audit(&mut settings), build::state_dir(&mut settings));
+        settings.finish(Some(found))
     }
 }
 

@@ -104,6 +104,8 @@ fn every_key_is_read() {
         listen = "[::1]:9807"
         socket-mode = "0600"
         [audit]
+        file = "/var/log/audit.jsonl"
+        on-failure = "refuse-all"
         [etcd]
         endpoints = ["https://10.0.0.1:2379", "10.0.0.2:2379"]
         cacert = "/ca"
@@ -120,6 +122,8 @@ fn every_key_is_read() {
     assert_eq!(config.token.profile.method, Method::Encrypt);
     assert_eq!(config.token.profile.call_timeout, Duration::from_secs(1));
     assert_eq!(config.keyring.state_dir, Path::new("/s"));
+    let place = AuditPlace::File("/var/log/audit.jsonl".into());
+    assert_eq!(config.audit, Some(Audit { place, on_failure: OnFailure::RefuseAll }));
     assert_eq!(config.server.endpoint, Endpoint::Abstract("a".into()));
     assert_eq!(config.server.socket_mode, 0o660);
     assert_eq!((config.server.socket_owner, config.server.socket_group), (Some(0), Some(7)));
@@ -233,7 +237,16 @@ fn bad_values_are_refused_with_place_key_and_remedy() {
             "line 6: metrics.listen: is server.endpoint, where kube-apiserver calls",
         ),
         ("[metrics]\nsocket-mode = '0666'", "metrics.socket-mode: must give others no access"),
-        ("[audit]\nfile = 'journal'", "audit.file: not available in this version"),
+        ("[audit]\nfile = 'audit.jsonl'", "audit.file: must be \"journal\" or the absolute path"),
+        ("[audit]\nfile = 1", "audit.file: must be a string in quotes, not a number"),
+        (
+            "[audit]\nfile = 'journal'\non-failure = 'no'",
+            "audit.on-failure: must be \"refuse\", \"refuse-all\" or \"continue\", not \"no\"",
+        ),
+        (
+            "[audit]\non-failure = 'refuse'",
+            "audit.on-failure: there is no audit log: set audit.file",
+        ),
         ("[etcd]\nendpoints = 1", "line 6: etcd.endpoints: must be a list, such as [\"https"),
         (
             "[etcd]\nendpoints = ['10.0.0.1']",

@@ -91,6 +91,7 @@ pub(super) async fn run<S>(
             Ok(Order::Serve) => {}
             Ok(Order::LookAgain) if allowed(&peer) => {}
             Ok(Order::LookAgain) => {
+                limits.audit.tell(super::refused(Some(&peer), 1, "no longer on the allow-list"));
                 tracing::warn!(
                     uid = peer.uid,
                     gid = peer.gid,

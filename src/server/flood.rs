@@ -35,6 +35,11 @@ impl Flood {
         self.last = Some(now);
         Some(std::mem::take(&mut self.unsaid))
     }
+
+    /// What is still unsaid at the end.
+    pub(super) fn rest(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.unsaid)).filter(|unsaid| *unsaid > 0)
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use crate::audit::{Audit, AuditEvent, Event};
 use connection::Order;
 pub use directory::check_directory;
 pub use error::{ServerError, SocketError};
@@ -69,6 +70,8 @@ pub struct Limits {
     pub quiet_time: Duration,
     /// What happened, for the metrics. Clones share it.
     pub counters: Arc<Counters>,
+    /// Where peers that are refused are written down.
+    pub audit: Audit,
 }
 
 impl Default for Limits {
@@ -86,6 +89,7 @@ impl Default for Limits {
             carries_secrets: |_| true,
             quiet_time: Duration::from_secs(2),
             counters: Arc::default(),
+            audit: Audit::off(),
         }
     }
 }
@@ -248,6 +252,7 @@ where
         if !allowed(&peer) {
             self.limits.counters.refused.fetch_add(1, Ordering::Relaxed);
             if let Some(unsaid) = self.floods.refused.admit(Instant::now()) {
+                self.limits.audit.tell(refused(Some(&peer), unsaid + 1, "not on the allow-list"));
                 tracing::warn!(
                     uid,
                     gid,
@@ -324,6 +329,7 @@ where
         let now = Instant::now();
         let floods = &mut self.floods;
         if let Some(unsaid) = floods.refused.overdue(now) {
+            self.limits.audit.tell(refused(None, unsaid, MORE));
             tracing::warn!(unsaid, "more connections were refused");
         }
         if let Some(unsaid) = floods.full.overdue(now) {
@@ -341,6 +347,9 @@ where
 
     async fn drain(mut self) -> Drained {
         self.orders.send_replace(Order::Drain);
+        if let Some(unsaid) = self.floods.refused.rest() {
+            self.limits.audit.tell(refused(None, unsaid, MORE));
+        }
         let all_gone = async { while self.connections.join_next().await.is_some() {} };
         let drained = match timeout(self.limits.drain_timeout, all_gone).await {
             Ok(()) => Drained::Complete,
@@ -349,6 +358,21 @@ where
         self.connections.shutdown().await;
         self.count_open();
         drained
+    }
+}
+
+/// What the audit log says of refused peers that nobody saw one by one.
+const MORE: &str = "more of them";
+
+/// The line in the audit log for so many refused peers. Of several the last is named.
+fn refused(peer: Option<&Peer>, count: u64, why: &str) -> Event {
+    Event {
+        peer_uid: peer.map(|peer| peer.uid),
+        peer_pid: peer.map(|peer| peer.pid),
+        outcome: Some("refused"),
+        detail: Some(why.to_owned()),
+        count: (count > 1 || peer.is_none()).then_some(count),
+        ..Event::new(AuditEvent::RefusedPeer)
     }
 }
 

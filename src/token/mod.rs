@@ -9,8 +9,10 @@ mod error;
 pub mod frame;
 mod job;
 mod lane;
+mod latch;
 mod measure;
 mod merge;
+mod pin;
 mod pool;
 mod process;
 pub mod protocol;
@@ -27,6 +29,7 @@ pub use self::error::Error;
 use self::frame::{MAX_PAYLOAD, Operation};
 use self::job::{Answer, Askers, Job, Receiver};
 use self::merge::{Joined, Merger};
+pub use self::pin::{PinEvent, Tell};
 use self::pool::Pool;
 pub use self::pool::{Availability, Load};
 use self::protocol::{
@@ -67,10 +70,18 @@ pub struct Workers {
 /// Must be called within a tokio runtime.
 #[must_use]
 pub fn start(setup: Setup, capacity: Capacity) -> (Client, Workers) {
+    start_telling(setup, capacity, Arc::new(|_| {}))
+}
+
+/// The same, and `tell` hears of each login. It must not wait.
+///
+/// Must be called within a tokio runtime.
+#[must_use]
+pub fn start_telling(setup: Setup, capacity: Capacity, tell: Tell) -> (Client, Workers) {
     let pool = Arc::new(Pool::new(capacity.queue_length));
     let (setup, setups) = watch::channel(Arc::new(setup));
     let (reporter, reports) = watch::channel(None);
-    let supervisor = Arc::new(Supervisor::new(pool.clone(), setups, reporter));
+    let supervisor = Arc::new(Supervisor::new(pool.clone(), setups, reporter, tell));
     let mut slots = JoinSet::new();
     for slot in 0..capacity.workers {
         slots.spawn(supervisor.clone().tend(slot));

@@ -5,7 +5,7 @@
 //! change: the new one is ready before the old one is let go.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,7 +15,9 @@ use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::lane::{Lane, LaneEnd};
+use super::latch::Latch;
 use super::measure::{after, outcome};
+use super::pin::Tell;
 use super::pool::{LaneId, Pool};
 use super::process::{self, Process, Started};
 use super::protocol::{Class, Failure, Method, Report, Setup};
@@ -39,19 +41,9 @@ pub(super) struct Supervisor {
     /// One worker logs in at a time. With a wrong PIN two at once would be two
     /// attempts, and three lock many a token.
     login: tokio::sync::Mutex<()>,
-    latch: Mutex<Option<Latch>>,
-    /// With what setup and file a login was begun whose end nobody saw.
-    doubt: Mutex<Option<(Arc<Setup>, Option<Stamp>)>>,
+    latch: Latch,
     /// The failure that was logged last: a token that stays away fills no disk.
     said: Mutex<Option<Failure>>,
-}
-
-/// No login is tried while this is set.
-struct Latch {
-    failure: Failure,
-    /// What the PIN's file looked like.
-    stamp: Option<Stamp>,
-    setup: Arc<Setup>,
 }
 
 /// A worker at work.
@@ -76,14 +68,14 @@ impl Supervisor {
         pool: Arc<Pool>,
         setup: watch::Receiver<Arc<Setup>>,
         reports: watch::Sender<Option<Arc<Report>>>,
+        tell: Tell,
     ) -> Self {
         Self {
             pool,
             setup,
             reports,
             login: tokio::sync::Mutex::new(()),
-            latch: Mutex::new(None),
-            doubt: Mutex::new(None),
+            latch: Latch::new(tell),
             said: Mutex::new(None),
         }
     }
@@ -164,25 +156,24 @@ impl Supervisor {
         let _one_at_a_time = self.login.lock().await;
         let setup = setup.borrow_and_update().clone();
         let stamp = setup.pin.stamp();
-        if let Some(failure) = self.latched(&setup, stamp) {
+        if let Some(failure) = self.latch.refuses(&setup, stamp) {
             return Err(failure);
         }
-        metrics::pin_latched(false);
-        let login_in_doubt = self.is_in_doubt(&setup, stamp);
+        self.latch.tries();
+        let login_in_doubt = self.latch.is_in_doubt(&setup, stamp);
         let sent = Setup { pin_stamp: stamp, login_in_doubt, ..Setup::clone(&setup) };
         match process::start(&sent).await {
             Ok(started) => {
-                *self.latch() = None;
-                *self.doubt() = None;
+                self.latch.opens(&setup);
                 self.say(slot, None);
                 Ok(self.adopt(started, setup, stamp, slot))
             }
             Err(failure) => {
                 metrics::worker_start_failed(outcome(failure.class));
                 if failure.class == Class::Hung {
-                    *self.doubt() = Some((setup.clone(), stamp));
+                    self.latch.doubts(&setup, stamp);
                 }
-                self.latch_on(&failure, stamp, setup);
+                self.latch.takes(&failure, &setup, stamp);
                 self.say(slot, Some(&failure));
                 Err(failure)
             }
@@ -245,17 +236,17 @@ impl Supervisor {
         let (setup, stamp) = (broken.setup.clone(), broken.stamp);
         // It may have hung in a login: only one without others beside it makes one by itself.
         if failure.class == Class::Hung && setup.profile.workers == 1 {
-            *self.doubt() = Some((setup.clone(), stamp));
+            self.latch.doubts(&setup, stamp);
         }
         for failure in broken.abandon(&self.pool).await.into_iter().chain([failure]) {
-            self.latch_on(&failure, stamp, setup.clone());
+            self.latch.takes(&failure, &setup, stamp);
         }
     }
 
     /// Waits before the next start: `time`, or until it is worth looking at a
     /// latched PIN again. `false`: the supervisor is to end.
     async fn wait(&self, setup: &mut watch::Receiver<Arc<Setup>>, time: Duration) -> bool {
-        let latched = self.latch().is_some();
+        let latched = self.latch.is_on();
         tokio::select! {
             () = sleep(if latched { PIN_WATCH } else { time }) => setup.has_changed().is_ok(),
             changed = setup.changed() => changed.is_ok(),
@@ -281,13 +272,6 @@ impl Supervisor {
         true
     }
 
-    fn latched(&self, setup: &Arc<Setup>, stamp: Option<Stamp>) -> Option<Failure> {
-        self.latch()
-            .as_ref()
-            .filter(|latch| Arc::ptr_eq(&latch.setup, setup) && latch.stamp == stamp)
-            .map(|latch| latch.failure.clone())
-    }
-
     /// Logs a failed start, once until it changes or a start succeeds.
     fn say(&self, slot: usize, failure: Option<&Failure>) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -298,26 +282,6 @@ impl Supervisor {
             error!(slot, class = ?failure.class, "no worker could be started: {failure}");
         }
         *said = failure.cloned();
-    }
-
-    fn is_in_doubt(&self, setup: &Arc<Setup>, stamp: Option<Stamp>) -> bool {
-        let doubt = self.doubt();
-        doubt.as_ref().is_some_and(|(theirs, then)| Arc::ptr_eq(theirs, setup) && *then == stamp)
-    }
-
-    fn doubt(&self) -> MutexGuard<'_, Option<(Arc<Setup>, Option<Stamp>)>> {
-        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn latch_on(&self, failure: &Failure, stamp: Option<Stamp>, setup: Arc<Setup>) {
-        if failure.class.latches() {
-            metrics::pin_latched(true);
-            *self.latch() = Some(Latch { failure: failure.clone(), stamp, setup });
-        }
-    }
-
-    fn latch(&self) -> MutexGuard<'_, Option<Latch>> {
-        self.latch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

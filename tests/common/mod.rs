@@ -14,6 +14,7 @@
     reason = "a helper that fails is a failed test"
 )]
 
+pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod etcd;

@@ -85,13 +85,15 @@ fn the_defaults_are_those_that_hold() {
 /// Where no value says what holds, nothing is set. A key more of this kind is a line more here.
 #[test]
 fn what_has_no_default_is_not_set() {
-    let Config { token, keyring, server, metrics, etcd, .. } = parse("", "", "").unwrap();
+    let Config { token, keyring, server, metrics, audit, etcd, .. } = parse("", "", "").unwrap();
     let profile = &token.profile;
     let unset = [
         ("keyring.reinstate", keyring.reinstate.is_none()),
         ("server.socket-owner", server.socket_owner.is_none()),
         ("server.socket-group", server.socket_group.is_none()),
         ("metrics.listen", metrics.listen.is_none()),
+        ("audit.file", audit.is_none()),
+        ("audit.on-failure", audit.is_none()),
         ("etcd.cacert", etcd.cacert.is_none()),
         ("etcd.cert", etcd.cert.is_none()),
         ("etcd.key", etcd.key.is_none()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::line::Line;
+use super::trail::Trail;
 use crate::cli::{Cli, Destroy};
 use crate::client;
 use crate::commands::token_access::{Access, PATIENCE};
@@ -39,11 +40,13 @@ pub(super) async fn destroy(
     cli: &Cli,
     config: &Config,
     access: &Access,
+    trail: &Trail,
     wanted: &Destroy,
 ) -> Result<(), Failed> {
     access.open().await?;
     let ring = access.keyring.ring();
     let kek = choose(&ring, wanted, &config.keyring.label)?;
+    trail.about(kek.generation, Some(&kek.key_id));
     refuse_needed(&ring, &kek)?;
     refuse_served(config, &kek).await?;
     let objects_counted = if wanted.without_usage_check {
@@ -65,6 +68,7 @@ pub(super) async fn destroy(
         confirm_warnings(&warnings, &kek)?;
     }
 
+    trail.begin().await?;
     let gone = access.client.destroy(&kek.fingerprint, &kek.label, PATIENCE).await;
     gone.map_err(|error| {
         let what = "`p11-kms key list` shows whether it is still there";

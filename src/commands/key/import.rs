@@ -8,6 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::new::{introduce, next_generation, shown};
+use super::trail::Trail;
 use crate::cli::{Cli, Hash, ImportKey, Wrapping};
 use crate::commands::token_access::{Access, PATIENCE};
 use crate::commands::{Exit, Failed};
@@ -27,6 +28,7 @@ pub(super) async fn import(
     cli: &Cli,
     config: &Config,
     access: &Access,
+    trail: &Trail,
     wanted: &ImportKey,
 ) -> Result<(), Failed> {
     let form = form(wanted)?;
@@ -48,7 +50,10 @@ pub(super) async fn import(
     let _ = memory::lock();
     let file = read(&wanted.file, is_plain)?;
     access.open().await?;
-    let label = next_generation(access, &config.keyring.label, None)?.label(&config.keyring.label);
+    let generation = next_generation(access, &config.keyring.label, None)?;
+    let label = generation.label(&config.keyring.label);
+    trail.about(generation, None);
+    trail.begin().await?;
     let import = Import { label, form };
     let made = access.client.import(&import, &file, PATIENCE).await.map_err(|error| {
         let label = &import.label;
@@ -62,6 +67,7 @@ pub(super) async fn import(
         };
         Failed::new(Exit::Unreachable, message)
     })?;
+    trail.made(&made);
     drop(file);
     if is_plain {
         warn(&wanted.file);

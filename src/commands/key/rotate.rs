@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::generate;
 use super::line::Line;
+use super::trail::Trail;
 use crate::cli::Cli;
 use crate::commands::Exit;
 use crate::commands::Failed;
@@ -32,6 +33,7 @@ pub(super) async fn rotate(
     cli: &Cli,
     config: &Config,
     access: &Access,
+    trail: &Trail,
     older_than: Option<Duration>,
 ) -> Result<(), Failed> {
     access.open().await?;
@@ -43,7 +45,7 @@ pub(super) async fn rotate(
     let outcome = match reason_to_wait(&ring, &active.kek, older_than) {
         Some((kek, reason)) => Outcome { rotated: false, reason, kek: Line::of_kek(&ring, kek) },
         None => {
-            let kek = generate::make(config, access, None).await?;
+            let kek = generate::make(config, access, trail, None).await?;
             let reason = format!(
                 "made KEK \"{}\" (generation {}). Each daemon writes with it when it has been in \
                  view for {}",

@@ -99,7 +99,15 @@ const METRICS: &[Key] = keys! {
     "socket-mode" = "0660";
 };
 
-const AUDIT: &[Key] = keys! {};
+const AUDIT: &[Key] = keys! {
+    /// absolute path of the audit log, or `"journal"`; without it there is none. Its directory must
+    /// be there, and the daemon's user must be able to write to both. `audit.head` in
+    /// `keyring.state-dir` belongs to it
+    "file": "none";
+    /// what is refused while a line cannot be written: `"refuse"`: Encrypts, and commands that
+    /// change the token; `"refuse-all"`: Decrypts too; `"continue"`: nothing
+    "on-failure": "`\"refuse\"`";
+};
 
 const ETCD: &[Key] = keys! {
     /// members of the etcd cluster: `["https://10.0.0.1:2379", "https://10.0.0.2:2379"]`, or one
