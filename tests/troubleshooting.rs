@@ -15,6 +15,7 @@ const PASSED_ON: &[&str] =
 
 /// Files, and rooms, whose sentences come into the log or into Status by way of an error.
 const CAUSES: &[&str] = &[
+    "audit/",
     "config/pin.rs",
     "health.rs",
     "keyring/",
@@ -26,7 +27,8 @@ const CAUSES: &[&str] = &[
 ];
 
 /// Within those: what only a command says.
-const OF_COMMANDS: &[&str] = &["worker/import.rs", "worker/inspect.rs", "worker/known_answer.rs"];
+const OF_COMMANDS: &[&str] =
+    &["audit/verify.rs", "worker/import.rs", "worker/inspect.rs", "worker/known_answer.rs"];
 
 /// What is no message at all.
 const NOT_SAID: &[&str] = &["p11-kms KEK fingerprint constant", "a fingerprint of 40 bytes"];
