@@ -168,7 +168,6 @@ mod tests {
         assert!(error("P11_KMS_TOKEN_MODULE").contains("did you mean P11_KMS_TOKEN__MODULE?"));
         assert!(error("P11_KMS_token__module").contains("matches no key"));
         assert!(error("P11_KMS_").contains("write P11_KMS_SECTION__KEY"));
-        assert!(error("P11_KMS_AUDIT__FILE").contains("not available in this version"));
         for pin in ["TOKEN__PIN", "PIN", "TOKEN__PIN_VALUE", "token__pin", "SERVER__PIN"] {
             assert!(error(&format!("{PREFIX}{pin}")).contains("token.pin-file"), "{pin}");
         }

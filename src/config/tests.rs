@@ -371,7 +371,11 @@ fn errors_name_the_variable_or_the_flag() {
             "x",
             "P11_KMS_METRICS__LISTEN: metrics.listen: must be \"127.0.0.1:9807\"",
         ),
-        ("AUDIT__FILE", "x", "P11_KMS_AUDIT__FILE: not available in this version"),
+        (
+            "AUDIT__FILE",
+            "x",
+            "P11_KMS_AUDIT__FILE: audit.file: must be \"journal\" or the absolute path",
+        ),
         ("SERVER__V1BETA1", "true", "server.v1beta1: KMS v1 is not available in this version"),
     ] {
         let error = load(&text, &[(&format!("P11_KMS_{name}"), value)], &[]).unwrap_err();
