@@ -308,6 +308,33 @@ fn the_socket_as_those_who_may_call_see_it() {
     expect(&findings, "socket-access", "warn", "not tried: see socket-directory");
 }
 
+#[test]
+fn the_audit_log_and_those_who_watch() {
+    let token = Token::with_kek();
+    let offline = |settings: &[&str]| with(&token, settings, &["--offline"]);
+    let findings = offline(&[]);
+    expect(&findings, "audit-log", "pass", "there is none");
+    expect(&findings, "metrics-listen", "pass", "nobody can watch");
+
+    let log = token.path("audit.jsonl");
+    let file = format!("audit.file={}", log.display());
+    expect(&offline(&[&file]), "audit-log", "pass", "can be written");
+    assert!(!log.exists(), "a check makes nothing");
+    fs::write(&log, "").unwrap();
+    chmod(&log, 0o666);
+    expect(&offline(&[&file]), "audit-log", "fail", "chmod 0640");
+    let nowhere = format!("audit.file={}", token.path("no/audit.jsonl").display());
+    expect(&offline(&[&nowhere]), "audit-log", "fail", "make the directory");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("metrics.listen={}", taken.local_addr().unwrap());
+    expect(&offline(&[&listen]), "metrics-listen", "fail", "in use");
+    drop(taken);
+    expect(&offline(&[&listen]), "metrics-listen", "pass", "is free");
+    let unix = format!("metrics.listen=unix://{}", token.path("no/such/m.sock").display());
+    expect(&offline(&[&unix]), "metrics-listen", "fail", "does not exist");
+}
+
 #[tokio::test]
 async fn beside_a_daemon_that_runs() {
     let token = Token::with_kek();

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, access};
 
 use super::head::{Head, give_to_owner_of};
 use super::tail::{self, Tail};
@@ -145,21 +146,42 @@ fn write_all(mut file: &File, lines: &[u8]) -> (usize, io::Result<()>) {
     (written, Ok(()))
 }
 
-fn open(path: &Path) -> Result<File, Unusable> {
+/// Could it be opened? Makes nothing.
+pub(super) fn look(path: &Path) -> Result<(), Unusable> {
+    if path.symlink_metadata().is_ok() {
+        return open_existing(path, &options()).map(drop);
+    }
+    access(directory_of(path), AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| why(path, errno.into()))
+}
+
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     // Reading too: the end is looked at. A FIFO must not make us wait.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     options.read(true).append(true).mode(MODE).custom_flags(flags.bits());
+    options
+}
+
+fn open(path: &Path) -> Result<File, Unusable> {
+    let options = options();
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
             // The daemon's umask leaves nothing to the group.
             file.set_permissions(fs::Permissions::from_mode(MODE))?;
-            give_to_owner_of(path.parent().unwrap_or(Path::new("/")), &file)?;
-            return Ok(file);
+            give_to_owner_of(directory_of(path), &file)?;
+            Ok(file)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(why(path, error)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_existing(path, &options),
+        Err(error) => Err(why(path, error)),
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+fn open_existing(path: &Path, options: &OpenOptions) -> Result<File, Unusable> {
     let about = fs::symlink_metadata(path).map_err(|error| why(path, error))?;
     let kind = about.file_type();
     if !kind.is_file() {
@@ -185,7 +207,7 @@ fn open(path: &Path) -> Result<File, Unusable> {
 
 /// Which errors a person has to put right?
 fn why(path: &Path, error: io::Error) -> Unusable {
-    let directory = path.parent().unwrap_or(Path::new("/")).display();
+    let directory = directory_of(path).display();
     let remedy = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             format!("make the directory {directory}, which the daemon's user can write to")

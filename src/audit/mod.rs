@@ -114,6 +114,20 @@ pub fn open(config: Option<&config::Audit>, state_dir: &Path) -> Result<Writer, 
     Ok(Writer { audit, ended: Some(ended) })
 }
 
+/// Could the log be written? Makes nothing.
+///
+/// # Errors
+/// [`AuditError`]: what somebody has to put right.
+pub fn look(place: &AuditPlace) -> Result<(), AuditError> {
+    let (place, looked) = match place {
+        AuditPlace::File(path) => {
+            (path.display().to_string(), file::look(path).map_err(io::Error::from))
+        }
+        AuditPlace::Journal => ("journal".to_owned(), journal::Journal::open().map(drop)),
+    };
+    looked.map_err(|error| AuditError { place, what: error.to_string() })
+}
+
 const fn number(on_failure: OnFailure) -> u8 {
     match on_failure {
         OnFailure::Refuse => 0,

@@ -58,6 +58,8 @@ pub enum CheckId {
     PinSource,
     /// The state directory can be used.
     State,
+    /// The audit log can be written.
+    AuditLog,
     /// Nobody else may change the module.
     ModuleFile,
     /// Nobody else may change this program.
@@ -68,6 +70,8 @@ pub enum CheckId {
     SocketAccess,
     /// Is a daemon running on this socket?
     Daemon,
+    /// Those who watch can be let in.
+    MetricsListen,
     /// Memory can be locked.
     MemoryLock,
     /// Nothing is swapped to a disk in the clear.

@@ -8,13 +8,20 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
+
 use super::AS_THE_DAEMON;
 use super::findings::Findings;
+use crate::audit;
 use crate::cli::{CheckId, Cli};
 use crate::commands::token_access::records;
-use crate::config::{Config, Profile};
+use crate::config::{AuditPlace, Config, Profile};
 use crate::keyring::Record;
 use crate::state::{StateDir, StateError};
+
+/// Less room than this for an audit log is a warning, in bytes: some 100,000 lines.
+const LITTLE_ROOM: u64 = 64 << 20;
 
 /// As in the directory above a file: only owners may rename or remove what is in it.
 const STICKY: u32 = 0o1000;
@@ -24,6 +31,7 @@ pub(super) fn check(cli: &Cli, config: &Config, daemon: u32, findings: &mut Find
     profile(config, findings);
     profile_fit(config, findings);
     pin(config, findings);
+    audit_log(config, daemon, findings);
     module(config, daemon, findings);
     match fs::read_link("/proc/self/exe") {
         Ok(path) => unchanged(CheckId::Binary, &path, daemon, findings),
@@ -178,6 +186,37 @@ fn who_may_change(path: &Path, daemon: u32) -> io::Result<Option<Loose>> {
         }
     }
     Ok(worst)
+}
+
+/// The daemon makes the file, and its directory must be there.
+fn audit_log(config: &Config, daemon: u32, findings: &mut Findings<'_>) {
+    let Some(audit) = &config.audit else {
+        return findings.pass(CheckId::AuditLog, "audit.file is not set: there is none");
+    };
+    if let Err(error) = audit::look(&audit.place) {
+        let remedy = "do what it says: without its audit log p11-kms does not start";
+        return findings.fail(CheckId::AuditLog, error.to_string(), remedy);
+    }
+    let AuditPlace::File(path) = &audit.place else {
+        return findings.pass(CheckId::AuditLog, "journald takes it");
+    };
+    let shown = path.display();
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    // Root may write anywhere; the daemon may not.
+    let owner = fs::metadata(path).or_else(|_| fs::metadata(directory)).map(|found| found.uid());
+    let free = statvfs(directory).map(|disk| disk.blocks_available() * disk.fragment_size());
+    match (owner, free) {
+        (Ok(owner), _) if owner != daemon && geteuid().is_root() => {
+            let message = format!("{shown} belongs to uid {owner}, and the daemon is uid {daemon}");
+            findings.warn(CheckId::AuditLog, message, AS_THE_DAEMON);
+        }
+        (_, Ok(free)) if free < LITTLE_ROOM => findings.warn(
+            CheckId::AuditLog,
+            format!("{} MB are left on the disk of {shown}", free >> 20),
+            "make room: while it is full, calls are refused as audit.on-failure says",
+        ),
+        _ => findings.pass(CheckId::AuditLog, format!("{shown} can be written")),
+    }
 }
 
 /// What the daemon remembers. The checks go on without it.

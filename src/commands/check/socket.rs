@@ -3,6 +3,8 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use super::AS_THE_DAEMON;
 use super::findings::Findings;
 use crate::cli::CheckId;
-use crate::config::{Config, Endpoint, Server};
+use crate::config::{Config, Endpoint, Listen, Server};
 use crate::server::{SocketError, check_directory};
 
 /// What one must be allowed to do with a directory to go through it.
@@ -41,7 +43,33 @@ pub(super) fn check(config: &Config, daemon: u32, findings: &mut Findings<'_>) -
     let running = is_running(&server.endpoint);
     let message = if running { "one listens on" } else { "none listens on" };
     findings.pass(CheckId::Daemon, format!("{message} {}", server.endpoint));
+    metrics(config, running, findings);
     running
+}
+
+/// Where metrics and health are shown. The daemon that runs has it already.
+fn metrics(config: &Config, running: bool, findings: &mut Findings<'_>) {
+    let id = CheckId::MetricsListen;
+    let remedy = "choose another place for metrics.listen, or do what the message says";
+    match &config.metrics.listen {
+        None => findings.pass(id, "metrics.listen is not set: nobody can watch"),
+        Some(Listen::Tcp(address)) => match TcpListener::bind(address) {
+            Ok(_) => findings.pass(id, format!("{address} is free")),
+            Err(error) if running && error.kind() == ErrorKind::AddrInUse => {
+                findings.pass(id, format!("{address} is in use: by the daemon that runs"));
+            }
+            Err(error) => findings.fail(id, format!("{address}: {error}"), remedy),
+        },
+        Some(Listen::Unix(path)) => match check_directory(path) {
+            Ok(()) => findings.pass(id, format!("{} can be used", path.display())),
+            Err(SocketError::Owner { path, owner, us: 0 }) => findings.warn(
+                id,
+                format!("{} belongs to uid {owner}", path.display()),
+                AS_THE_DAEMON,
+            ),
+            Err(error) => findings.fail(id, error.to_string(), remedy),
+        },
+    }
 }
 
 fn list(kind: &str, ids: &[u32]) -> String {
