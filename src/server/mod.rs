@@ -27,7 +27,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::audit::{Audit, AuditEvent, Event};
 use connection::Order;
@@ -171,6 +171,9 @@ where
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rest = Duration::ZERO;
+    // A moment, not a time: each round begins to wait anew, and there is one more often than the
+    // longest rest is over.
+    let mut not_before = Instant::now();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         door.limits.counters.rounds.fetch_add(1, Ordering::Relaxed);
@@ -179,12 +182,15 @@ where
             () = &mut shutdown => break,
             () = allow_changes.next() => { door.orders.send_replace(Order::LookAgain); }
             _ = tick.tick() => door.housekeeping(),
-            accepted = accept_after(&listener, rest) => match accepted {
+            accepted = accept_after(&listener, not_before) => match accepted {
                 Ok(stream) => {
                     rest = Duration::ZERO;
                     door.answer(stream);
                 }
-                Err(error) => rest = door.rest_after(&error, rest),
+                Err(error) => {
+                    rest = door.rest_after(&error, rest);
+                    not_before = Instant::now() + rest;
+                }
             },
         }
     }
@@ -196,10 +202,8 @@ where
     Ok(door.drain().await)
 }
 
-async fn accept_after(listener: &UnixListener, rest: Duration) -> io::Result<UnixStream> {
-    if !rest.is_zero() {
-        sleep(rest).await;
-    }
+async fn accept_after(listener: &UnixListener, not_before: Instant) -> io::Result<UnixStream> {
+    sleep_until(not_before).await;
     listener.accept().await.map(|(stream, _)| stream)
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use super::*;
 use crate::config::Endpoint;

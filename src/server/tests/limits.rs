@@ -205,6 +205,9 @@ async fn with_few_file_descriptors() {
     // The queue still holds some that the server cannot accept. It must not spin meanwhile.
     sleep(SOON).await;
     client.status().await;
+    // Its rests become as long as they get, and it must still come back.
+    sleep(LONGEST_REST * 4).await;
     drop(held);
-    server.client().await.status().await;
+    let again = async { server.client().await.status().await };
+    timeout(PATIENCE, again).await.expect("it accepts again");
 }
