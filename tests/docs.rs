@@ -1,4 +1,4 @@
-//! The commands of the docs. Each `sh` block of README.md and docs/ has a mark in the line before it:
+//! The commands of the docs. Each `sh` block of README.md, CONTRIBUTING.md, SECURITY.md and docs/ has a mark in the line before it:
 //!
 //! ```text
 //! <!-- run: SCENARIO, given FUNCTION, ends with CODE, says WORDS -->
@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The blocks of one file and scenario are run in their order in one shell, by `softhsm-test/docs-check`.
+//! The runbooks count as one file, in the order of their names: each is too short for a machine of its own.
 //! `given` may be there more than once, and names what the text takes for granted: a function of
-//! `softhsm-test/docs-machine/given`, or a scenario of the README that begins with `installed_`. A block
+//! `given` or `trouble` in `softhsm-test/docs-machine/`, or a scenario of the README that begins with `installed_`. A block
 //! that is not run is at least looked at: its syntax, the flags of p11-kms in it, and the files that it names.
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The scenarios of the README that others take for granted.
 const INSTALLED: &str = "installed_";
+
+/// The folder whose pages count as one.
+const RUNBOOKS: &str = "docs/monitoring/runbooks";
 
 fn main() -> ExitCode {
     let blocks: Vec<Block> = pages().iter().flat_map(|page| blocks(page)).collect();
@@ -70,9 +74,9 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// README.md and every page of docs/, by their paths from the root.
+/// The pages of the root and every page of docs/, by their paths from the root.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![PathBuf::from("README.md")];
+    let mut pages = ["CONTRIBUTING.md", "README.md", "SECURITY.md"].map(PathBuf::from).to_vec();
     let mut folders = vec![PathBuf::from("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(root().join(&folder)).unwrap().map(Result::unwrap) {
@@ -117,7 +121,8 @@ impl Block {
     }
 
     fn scenario(&self) -> Option<(String, String)> {
-        self.run().map(|run| (self.file.clone(), run.scenario.clone()))
+        let file = if self.file.starts_with(RUNBOOKS) { RUNBOOKS } else { &self.file };
+        self.run().map(|run| (file.to_owned(), run.scenario.clone()))
     }
 
     fn run(&self) -> Option<&Run> {
