@@ -52,9 +52,14 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
         if text.starts_with("unix:") {
-            return match text.parse()? {
-                Endpoint::Path(path) => Ok(Self::Unix(path)),
-                Endpoint::Abstract(_) => Err(ListenError::Abstract),
+            return match text.parse() {
+                Ok(Endpoint::Path(path)) => Ok(Self::Unix(path)),
+                Ok(Endpoint::Abstract(_)) => Err(ListenError::Abstract),
+                // Its own text shows the way to the other socket.
+                Err(EndpointError::Form | EndpointError::Empty) => {
+                    Err(ListenError::Form(quoted(text)))
+                }
+                Err(error) => Err(error.into()),
             };
         }
         let address: SocketAddr = text.parse().map_err(|_| ListenError::Form(quoted(text)))?;
