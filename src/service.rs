@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! The KMS v2 service: is the request well formed? tonic's types end here.
 
+mod heard;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
+pub use self::heard::Heard;
 use crate::algorithm::Algorithm;
 use crate::audit::{Audit, AuditEvent, Event, Need, Unwritten};
 use crate::grpc_status;
@@ -243,6 +246,9 @@ impl Call {
         // A caller's text: kept short, and the formats escape what could break a line.
         uid.truncate(uid.floor_char_boundary(MAX_UID));
         let peer = request.extensions().get::<Peer>().copied();
+        if let Some(read) = request.extensions().get::<heard::Read>() {
+            read.set();
+        }
         metrics::request_begun(method);
         let (began, audit) = (Instant::now(), audit.clone());
         Self { method, uid, peer, began, generation: None, audit, ended: false }
@@ -345,6 +351,8 @@ const fn code(code: Code) -> metrics::Code {
         Code::DeadlineExceeded => metrics::Code::DeadlineExceeded,
         Code::NotFound => metrics::Code::NotFound,
         Code::PermissionDenied => metrics::Code::PermissionDenied,
+        Code::OutOfRange => metrics::Code::OutOfRange,
+        Code::Internal => metrics::Code::Internal,
         Code::ResourceExhausted => metrics::Code::ResourceExhausted,
         Code::FailedPrecondition => metrics::Code::FailedPrecondition,
         Code::Unavailable => metrics::Code::Unavailable,

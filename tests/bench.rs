@@ -196,6 +196,21 @@ async fn through_the_socket_every_call_is_one_that_the_daemon_had() {
     assert_eq!(points.len(), 2);
     let wanted = ["socket-encrypt", "socket-decrypt", "socket-encrypt-load", "socket-decrypt-load"];
     assert_eq!(ids(&report), wanted);
+
+    // A daemon that others use gets no storm unless somebody asks for one.
+    let ended = bench(&token, &["--max-sessions", "1"]);
+    let report = self::report(&ended);
+    assert_eq!(report["storm"], Value::Null);
+    assert!(!ids(&report).contains(&"storm"));
+    let notes = report["notes"].as_array().unwrap();
+    let note = notes.iter().find(|note| note.as_str().unwrap().contains("the storm is left out"));
+    let note = note.unwrap().as_str().unwrap();
+    assert!(note.contains("10000 calls") && note.contains("--only storm"), "{note}");
+    assert!(ended.stderr.contains("audit log") && ended.stderr.contains("Alerts"), "{ended:?}");
+    let ended = bench(&token, &["--max-sessions", "1", "--storm", "20"]);
+    let report = self::report(&ended);
+    assert_eq!(report["storm"]["through"], "socket");
+    assert_eq!(is_consistent(&report["storm"]["decrypt"]), 20);
     daemon.stop().await;
 }
 

@@ -20,9 +20,11 @@ use common::daemon::Daemon;
 use common::http::{Scraped, Watcher};
 use common::token::{PIN, Token};
 use common::{PATIENCE, seed};
+use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
 use p11_kms::keyring::metrics_label;
 use p11_kms::metrics::{FAMILIES, Kind};
+use p11_kms::proto::{DecryptResponse, EncryptResponse};
 
 /// A port that the system chooses: tests share none.
 const TCP: &str = "metrics.listen=127.0.0.1:0";
@@ -124,6 +126,7 @@ async fn every_metric_is_there_and_counts() {
     assert!(created > 1_600_000_000.0 && last >= created && (0.0..3600.0).contains(&age));
     assert_eq!(value("p11_kms_state_trouble"), 0.0);
     assert!(value("p11_kms_connections") >= 1.0);
+    assert_eq!(value("p11_kms_connections_limit"), 64.0);
     assert!(value("p11_kms_connections_total{outcome=\"accepted\"}") >= 1.0);
     let version = env!("CARGO_PKG_VERSION");
     let build = format!("p11_kms_build_info{{version={version:?},profile=\"softhsm\"}}");
@@ -173,6 +176,68 @@ async fn no_caller_makes_a_line() {
     }
     assert_eq!(lines(scraped), before);
     daemon.stop().await;
+}
+
+/// A Decrypt whose key_id is no UTF-8.
+async fn undecodable(path: &std::path::Path) -> tonic::Status {
+    let path = path.to_owned();
+    let dial = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let target = tonic::transport::Endpoint::from_static("http://localhost");
+    let channel = target.connect_with_connector(dial).await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    // Its third field is a map, and that of a Decrypt a text.
+    let annotations = [("a".to_owned(), vec![0xff])].into();
+    let message = EncryptResponse { annotations, ..EncryptResponse::default() };
+    let codec = tonic_prost::ProstCodec::<EncryptResponse, DecryptResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/v2.KeyManagementService/Decrypt");
+    grpc.unary(tonic::Request::new(message), path, codec).await.unwrap_err()
+}
+
+/// Who sends what nobody can read is seen all the same.
+#[tokio::test]
+async fn calls_that_are_never_read_are_counted_and_written_down() {
+    let token = Token::with_kek().audited("");
+    let daemon = Daemon::start_with(&token, &[TCP]).await;
+    let watcher = Watcher::of(&daemon).await;
+    let client = daemon.client().await;
+    client.round_trip(&seed(1, 32)).await.unwrap();
+
+    let status = undecodable(&token.path("run/kms.sock")).await;
+    assert_eq!(status.code(), tonic::Code::Internal, "{status:?}");
+    let status = client.encrypt(&seed(1, 100_000)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status:?}");
+
+    let scraped = watcher.shows(&requests("Encrypt", "OutOfRange"), |count| count == 1.0).await;
+    assert_eq!(scraped.value(&requests("Decrypt", "Internal")), 1.0);
+    // Each good one is counted once.
+    assert_eq!(scraped.value(&requests("Encrypt", "Ok")), 1.0);
+    assert_eq!(scraped.value(&requests("Decrypt", "Ok")), 1.0);
+    for method in ["Encrypt", "Decrypt"] {
+        let in_flight = format!("p11_kms_requests_in_flight{{method={method:?}}}");
+        assert_eq!(scraped.value(&in_flight), 0.0);
+    }
+    let told = |method: &str, code: &str| {
+        let ours = |line: &&serde_json::Value| line["method"] == method && line["code"] == code;
+        daemon.lines().iter().filter(ours).count()
+    };
+    assert_eq!((told("Decrypt", "Internal"), told("Encrypt", "OutOfRange")), (1, 1));
+    assert_eq!((told("Decrypt", "Ok"), told("Encrypt", "Ok")), (1, 1));
+    daemon.stop().await;
+
+    for (event, method, outcome) in
+        [("encrypt", "Encrypt", "OutOfRange"), ("decrypt", "Decrypt", "Internal")]
+    {
+        let lines = token.audit_events(event);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let line = &lines[1];
+        assert_eq!((&line["method"], &line["outcome"]), (&method.into(), &outcome.into()));
+        assert_eq!(line["peer_pid"], std::process::id());
+        assert!(line["detail"].as_str().unwrap().contains("the message"), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -403,13 +468,8 @@ async fn a_crowd_of_slow_watchers_harms_nobody() {
     for stream in &mut slow {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").unwrap();
     }
-    // The seventeenth is closed at once, without an answer.
-    let closed = |mut stream: Box<dyn common::http::Stream>| {
-        let mut text = Vec::new();
-        let end = stream.read_to_end(&mut text);
-        end.map_or(true, |_| text.is_empty())
-    };
-    assert!(closed(watcher.dial()));
+    // The seventeenth has a question, and for it the oldest of them has to go.
+    assert_eq!(watcher.get("/livez").status, 200);
     client.round_trip(b"seed").await.unwrap();
     // Those who do not go on are sent away, and there is room again.
     for stream in slow {

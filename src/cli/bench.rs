@@ -11,7 +11,8 @@ use crate::config::Endpoint;
 /// What is measured, and for how long.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// One part alone [default: all of them; those of the socket if a daemon answers].
+    /// One part alone [default: all of them; the socket's if a daemon answers, and the storm through
+    /// it only with --storm or --endpoint].
     #[arg(long, value_name = "PART")]
     pub only: Option<BenchPart>,
     /// How long each measurement takes, 0.1 to 60.
@@ -21,12 +22,29 @@ pub struct Bench {
     /// session), 1 to 64 [default: twice what the configuration has].
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub max_sessions: Option<usize>,
-    /// How many Decrypts come at once in the cold-start storm, 1 to 100000.
-    #[arg(long, value_name = "N", default_value = "5000", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
-    pub storm: usize,
+    /// How many Decrypts come at once in the cold-start storm, 1 to 100000 [default: 5000].
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub storm: Option<usize>,
     /// The daemon's socket [default: server.endpoint of the configuration].
     #[arg(long, value_name = "unix:///PATH")]
     pub endpoint: Option<Endpoint>,
+}
+
+impl Bench {
+    /// As many objects as a large cluster reads at the start of a kube-apiserver.
+    const STORM: usize = 5000;
+
+    /// How many Decrypts come at once in the storm.
+    #[must_use]
+    pub fn storm(&self) -> usize {
+        self.storm.unwrap_or(Self::STORM)
+    }
+
+    /// Was a storm asked for by name? Without that none goes through a daemon that others use.
+    #[must_use]
+    pub fn wants_storm(&self) -> bool {
+        self.only == Some(BenchPart::Storm) || self.storm.is_some() || self.endpoint.is_some()
+    }
 }
 
 /// The parts of `bench`.

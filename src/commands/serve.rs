@@ -20,7 +20,7 @@ use crate::proto::key_management_service_server::KeyManagementServiceServer;
 use crate::server::peer::AllowList;
 use crate::server::socket::{self, BoundSocket, SocketOptions};
 use crate::server::{self, Limits};
-use crate::service::{self, Service};
+use crate::service::{self, Heard, Service};
 use crate::state::StateDir;
 use crate::token::{self, Capacity, PinEvent, Workers};
 use crate::{memory, notify};
@@ -123,6 +123,7 @@ async fn serve(
         audit.clone(),
     ))
     .max_decoding_message_size(limits.message_size);
+    let service = Heard::new(service, audit.clone());
 
     let scans = tokio::spawn(scan(keyring.clone(), config.keyring.scan_interval));
     let watchdog = tokio::spawn(watchdog::feed(limits.counters.clone(), health.clone()));
@@ -131,6 +132,7 @@ async fn serve(
         keyring: keyring.clone(),
         health: health.clone(),
         counters: limits.counters.clone(),
+        connections_limit: limits.connections,
     };
     let watchers = monitor.map(|bound| bound.serve(sources)).transpose();
     let watchers = watchers.map_err(|error| Failed::new(Exit::Usage, error))?;

@@ -80,7 +80,7 @@ families! {
     START_FAILURES = Counter "p11_kms_worker_start_failures_total" in Count by ["class"]:
         "Workers that could not be started.";
     STUCK_CALLS = Counter "p11_kms_stuck_calls_total" in Count by []:
-        "Calls that took longer than token.call-timeout, so that their worker was killed.";
+        "Wraps and unwraps that took longer than token.call-timeout, so that their worker was killed.";
     SESSIONS = Gauge "p11_kms_sessions" in Count by ["state"]:
         "Sessions on the token.";
     TOKEN_UP = Gauge "p11_kms_token_up" in Count by []:
@@ -112,10 +112,12 @@ families! {
 
     CONNECTIONS = Gauge "p11_kms_connections" in Count by []:
         "Open connections.";
+    CONNECTIONS_LIMIT = Gauge "p11_kms_connections_limit" in Count by []:
+        "Connections that may be open: server.max-connections.";
     CONNECTIONS_TOTAL = Counter "p11_kms_connections_total" in Count by ["outcome"]:
-        "Connections; failed ones had been accepted before.";
+        "Connections; failed ones, and some refused ones, had been accepted before.";
     REFUSED_PEERS = Counter "p11_kms_refused_peers_total" in Count by []:
-        "Connections closed since their peer is not on the allow-list.";
+        "Connections closed since their peer is not on the allow-list, or is no longer.";
 
     AUDIT_LINES = Counter "p11_kms_audit_lines_total" in Count by ["event"]:
         "Lines written to the audit log.";

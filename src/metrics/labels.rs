@@ -66,6 +66,10 @@ label! {
         NotFound = "NotFound",
         /// The caller may not.
         PermissionDenied = "PermissionDenied",
+        /// The message is too long.
+        OutOfRange = "OutOfRange",
+        /// The message cannot be read.
+        Internal = "Internal",
         /// The queue is full.
         ResourceExhausted = "ResourceExhausted",
         /// There is no KEK to write with, or the token says no.

@@ -237,7 +237,7 @@ pub fn worker_start_failed(class: Outcome) {
     }
 }
 
-/// A call took too long, and its worker is killed.
+/// A wrap or unwrap took too long, and its worker is killed.
 pub fn stuck_call() {
     if let Some(numbers) = NUMBERS.get() {
         numbers.stuck_calls.increment(1);

@@ -59,9 +59,11 @@ pub struct Kek {
 pub struct Connections {
     /// Open now.
     pub open: u64,
+    /// How many may be open.
+    pub limit: usize,
     /// Let in.
     pub accepted: u64,
-    /// Their peer was not allowed.
+    /// Their peer was not allowed, or was not any more.
     pub refused: u64,
     /// There were too many.
     pub full: u64,
@@ -118,6 +120,7 @@ impl Kek {
 impl Connections {
     fn record(&self) {
         set(families::CONNECTIONS, vec![], float(self.open));
+        set(families::CONNECTIONS_LIMIT, vec![], float(self.limit as u64));
         for (outcome, count) in [
             ("accepted", self.accepted),
             ("refused", self.refused),

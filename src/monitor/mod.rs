@@ -5,6 +5,7 @@
 //! few connections, each for one request and a few seconds, and none of them waits for the token.
 
 mod answer;
+mod crowd;
 mod listener;
 mod live;
 mod sources;
@@ -24,6 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use self::answer::Answers;
+use self::crowd::{Asked, Crowd};
 pub use self::listener::MonitorError;
 use self::listener::{Door, Listener, Stream};
 pub use self::sources::Sources;
@@ -40,8 +42,8 @@ const HEAD_SIZE: usize = 8192;
 /// Header fields of a request.
 const HEADERS: usize = 32;
 
-/// From accept to the end of the request's head.
-const HEAD_TIME: Duration = Duration::from_secs(5);
+/// From accept to the end of the request's head. On this machine it comes at once.
+const HEAD_TIME: Duration = Duration::from_secs(1);
 
 /// From accept to the end of the answer, however slowly it is read.
 const LIFE: Duration = Duration::from_secs(10);
@@ -84,19 +86,20 @@ impl Bound {
 }
 
 async fn receive(listener: Listener, answers: Arc<Answers>) -> Infallible {
-    let mut open = JoinSet::new();
+    let mut open = Crowd::default();
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut said = false;
     loop {
         tokio::select! {
             _ = tick.tick() => answers.upkeep(),
-            Some(_) = open.join_next() => {}
+            Some(()) = open.ended() => {}
             accepted = listener.accept() => match accepted {
-                Ok(stream) if open.len() < CONNECTIONS => {
-                    open.spawn(answer(stream, answers.clone()));
+                Ok(stream) => {
+                    if !open.admit(CONNECTIONS, |asked| answer(stream, answers.clone(), asked)) {
+                        debug!("a watcher was sent away: {CONNECTIONS} are being answered");
+                    }
                 }
-                Ok(_) => debug!("a watcher was sent away: {CONNECTIONS} are there"),
                 Err(error) => {
                     // Once: the server's own line about it comes again and again.
                     if !std::mem::replace(&mut said, true) {
@@ -110,8 +113,9 @@ async fn receive(listener: Listener, answers: Arc<Answers>) -> Infallible {
 }
 
 /// One request on one connection.
-async fn answer(stream: Box<dyn Stream>, answers: Arc<Answers>) {
+async fn answer(stream: Box<dyn Stream>, answers: Arc<Answers>, asked: Asked) {
     let service = service_fn(|request: Request<Incoming>| {
+        asked.set();
         let response = answers.to(request.method(), request.uri().path());
         async { Ok::<_, Infallible>(response) }
     });

@@ -22,6 +22,8 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// The connections.
     pub counters: Arc<Counters>,
+    /// How many of them may be open.
+    pub connections_limit: usize,
 }
 
 impl Sources {
@@ -72,6 +74,7 @@ impl Sources {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Connections {
             open: of(&self.counters.open),
+            limit: self.connections_limit,
             accepted: of(&self.counters.accepted),
             refused: of(&self.counters.refused),
             full: of(&self.counters.full),

@@ -91,6 +91,7 @@ pub(super) async fn run<S>(
             Ok(Order::Serve) => {}
             Ok(Order::LookAgain) if allowed(&peer) => {}
             Ok(Order::LookAgain) => {
+                limits.counters.refused.fetch_add(1, Ordering::Relaxed);
                 limits.audit.tell(super::refused(Some(&peer), 1, "no longer on the allow-list"));
                 tracing::warn!(
                     uid = peer.uid,

@@ -99,7 +99,7 @@ impl Default for Limits {
 pub struct Counters {
     /// Let in.
     pub accepted: AtomicU64,
-    /// Closed at once, since the peer is not on the allow-list.
+    /// Closed since the peer is not on the allow-list: at once, or when the list was replaced.
     pub refused: AtomicU64,
     /// Closed at once, since there were too many.
     pub full: AtomicU64,
@@ -248,6 +248,9 @@ where
                 // Without a name nobody gets in.
                 tracing::debug!(%error, "connection refused: no peer credentials");
                 self.limits.counters.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some(unsaid) = self.floods.refused.admit(Instant::now()) {
+                    self.limits.audit.tell(refused(None, unsaid + 1, "no peer credentials"));
+                }
                 return;
             }
         };

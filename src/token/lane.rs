@@ -130,7 +130,7 @@ impl Lane {
             () = self.wake.notified() => {}
             ready = self.socket.writable(), if !self.out.is_empty() => ready.map_err(lost)?,
             _ = check.tick(), if busy => {
-                if self.is_late() {
+                if self.late().is_some() {
                     // Timers fire before sockets are looked at where the process itself was
                     // stopped.
                     yield_now().await;
@@ -142,10 +142,10 @@ impl Lane {
         Ok(false)
     }
 
-    /// A wrap or unwrap that takes longer than `call-timeout` hangs. A search or a new
-    /// key is many calls, and has until its own deadline.
-    fn is_late(&self) -> bool {
-        self.at_worker.front().is_some_and(|first| {
+    /// What takes too long? A wrap or unwrap that takes longer than `call-timeout` hangs. A search
+    /// or a new key is many calls, and has until its own deadline.
+    fn late(&self) -> Option<&Job> {
+        self.at_worker.front().filter(|first| {
             if first.is_one_seed() {
                 self.running_since.elapsed() > self.call_timeout
             } else {
@@ -155,18 +155,16 @@ impl Lane {
     }
 
     fn look_for_a_hang(&self) -> Result<(), Failure> {
-        if !self.is_late() {
-            return Ok(());
-        }
-        metrics::stuck_call();
-        let limit = humantime::format_duration(self.call_timeout);
-        Err(Failure::new(
-            Class::Hung,
-            format!(
-                "the token has not answered in time (token.call-timeout is {limit}): \
-                 the module hangs, its worker is replaced"
-            ),
-        ))
+        let Some(late) = self.late() else { return Ok(()) };
+        let what = if late.is_one_seed() {
+            metrics::stuck_call();
+            let limit = humantime::format_duration(self.call_timeout);
+            format!("the token has not answered in time (token.call-timeout is {limit})")
+        } else {
+            "the token has not answered in time (a search, or work on a key)".to_owned()
+        };
+        let what = format!("{what}: the module hangs, its worker is replaced");
+        Err(Failure::new(Class::Hung, what))
     }
 
     fn send_new(&mut self) -> io::Result<bool> {

@@ -12,6 +12,8 @@ use crate::metrics::{self, Outcome, StartReason};
 pub(super) struct Batch {
     wraps: u32,
     unwraps: u32,
+    /// Something else was among them.
+    mixed: bool,
 }
 
 impl Batch {
@@ -20,22 +22,28 @@ impl Batch {
         match operation {
             Operation::Wrap(_) => self.wraps += 1,
             Operation::Unwrap(_) => self.unwraps += 1,
-            _ => {}
+            _ => self.mixed = true,
         }
         let outcome = failure.map_or(Outcome::Ok, |failure| outcome(failure.class));
         metrics::token_operation(kind(operation), outcome);
     }
 
     /// They took the token so long together. A session does one thing at a time, but which of them
-    /// took how long nobody saw: each is given its share.
+    /// took how long nobody saw: each is given its share. A search may take as long as a hundred
+    /// wraps, so with anything else among them nothing is kept.
     pub(super) fn took(&self, time: Duration) {
-        let Self { wraps, unwraps } = *self;
-        let Some(each) = time.checked_div(wraps + unwraps) else { return };
+        let Self { wraps, unwraps, .. } = *self;
+        let Some(each) = self.share(time) else { return };
         for (operation, count) in
             [(metrics::Operation::Wrap, wraps), (metrics::Operation::Unwrap, unwraps)]
         {
             metrics::token_operation_duration(operation, each, count as usize);
         }
+    }
+
+    /// How long each wrap and unwrap took, if that can be told.
+    fn share(&self, time: Duration) -> Option<Duration> {
+        if self.mixed { None } else { time.checked_div(self.wraps + self.unwraps) }
     }
 }
 
@@ -90,6 +98,24 @@ pub(super) const fn after(class: Class) -> StartReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::algorithm::Algorithm;
+
+    #[test]
+    fn a_search_is_not_charged_to_a_wrap() {
+        let time = Duration::from_millis(30);
+        let batch = |operations: &[Operation]| {
+            let mut batch = Batch::default();
+            operations.iter().for_each(|operation| batch.saw(*operation, None));
+            batch.share(time)
+        };
+        let (wrap, unwrap) = (Operation::Wrap(Algorithm::Kw), Operation::Unwrap(Algorithm::Kw));
+        assert_eq!(batch(&[]), None);
+        assert_eq!(batch(&[wrap]), Some(time));
+        assert_eq!(batch(&[wrap, unwrap, wrap]), Some(time / 3));
+        assert_eq!(batch(&[Operation::Find]), None);
+        assert_eq!(batch(&[wrap, Operation::Find]), None);
+        assert_eq!(batch(&[Operation::Generate, unwrap, unwrap]), None);
+    }
 
     /// The classes go over the wire between the processes by the same names.
     #[test]

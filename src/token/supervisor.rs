@@ -243,10 +243,11 @@ impl Supervisor {
         }
     }
 
-    /// Waits before the next start: `time`, or until it is worth looking at a
-    /// latched PIN again. `false`: the supervisor is to end.
+    /// Waits before the next start: `time`, or, while the PIN as it is now is latched, until it is
+    /// worth looking at its file again. `false`: the supervisor is to end.
     async fn wait(&self, setup: &mut watch::Receiver<Arc<Setup>>, time: Duration) -> bool {
-        let latched = self.latch.is_on();
+        let present = setup.borrow().clone();
+        let latched = self.latch.refuses(&present, present.pin.stamp()).is_some();
         tokio::select! {
             () = sleep(if latched { PIN_WATCH } else { time }) => setup.has_changed().is_ok(),
             changed = setup.changed() => changed.is_ok(),
@@ -356,5 +357,37 @@ async fn grown(answered: &AtomicU64, limit: Option<u64>) {
     let Some(limit) = limit else { return std::future::pending().await };
     while answered.load(Ordering::Relaxed) < limit {
         sleep(GROWTH_WATCH).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::latch::tests::setup;
+    use super::*;
+
+    /// Its file was mended while the token is away: that is no reason for a start every second.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_pin_that_is_latched_as_it_is_now_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pin");
+        std::fs::write(&path, "1234").unwrap();
+        let setup = setup(&path);
+        let (_sender, mut receiver) = watch::channel(setup.clone());
+        let (reports, _) = watch::channel(None);
+        let tell: Tell = Arc::new(|_| ());
+        let supervisor = Supervisor::new(Arc::new(Pool::new(8)), receiver.clone(), reports, tell);
+        let failure = Failure::new(Class::PinWrong, "CKR_PIN_INCORRECT");
+        supervisor.latch.takes(&failure, &setup, setup.pin.stamp());
+        let backoff = Duration::from_secs(30);
+        let began = Instant::now();
+        assert!(supervisor.wait(&mut receiver, backoff).await);
+        assert!(began.elapsed() < backoff, "the file is looked at meanwhile");
+
+        std::fs::write(&path, "123456").unwrap();
+        let began = Instant::now();
+        assert!(supervisor.wait(&mut receiver, backoff).await);
+        assert!(began.elapsed() >= backoff);
     }
 }

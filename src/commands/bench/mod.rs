@@ -33,12 +33,20 @@ pub(super) fn run(cli: &Cli, wanted: &Bench) -> Result<Option<Exit>, Failed> {
 
 async fn measure(cli: &Cli, wanted: &Bench) -> Result<Report, Failed> {
     let wants = |part| wanted.only.is_none_or(|only| only == part);
-    let (through_socket, storm) = (wants(BenchPart::Socket), wants(BenchPart::Storm));
+    let (through_socket, mut storm) = (wants(BenchPart::Socket), wants(BenchPart::Storm));
     let mut report = Report::default();
 
     let endpoint = cli.endpoint(wanted.endpoint.as_ref())?;
     let socket =
         if through_socket || storm { connect(wanted, &endpoint, &mut report).await? } else { None };
+    if storm && socket.is_some() && !wanted.wants_storm() {
+        storm = false;
+        report.notes.push(format!(
+            "the storm is left out: a daemon answers, and each of {} calls would be a line of its \
+             logs. With `--storm N` or `--only storm` it goes through that daemon",
+            2 * wanted.storm()
+        ));
+    }
     // Our own workers only where they are wanted: each is a login.
     let (sweep, storm_alone) = (wants(BenchPart::Token), storm && socket.is_none());
     let ours = if sweep || storm_alone {
@@ -61,7 +69,7 @@ async fn measure(cli: &Cli, wanted: &Bench) -> Result<Report, Failed> {
         }
         if storm {
             let through = Through::Socket;
-            report.take_storm(Storm::measure(socket, through, wanted.storm, &bar).await?);
+            report.take_storm(Storm::measure(socket, through, wanted.storm(), &bar).await?);
         }
     }
     Ok(report)
@@ -123,9 +131,9 @@ impl Ours {
         }
         if self.storm {
             let size = Size::configured(&self.config.token.profile);
-            let running = token.start(size, wanted.storm).await;
+            let running = token.start(size, wanted.storm()).await;
             let running = running.map_err(|why| Failed::new(Exit::Unreachable, why))?;
-            let storm = Storm::measure(&running.way, Through::Token, wanted.storm, bar).await;
+            let storm = Storm::measure(&running.way, Through::Token, wanted.storm(), bar).await;
             running.stop().await;
             report.take_storm(storm?);
         }
@@ -145,7 +153,10 @@ fn announce(ours: Option<&Ours>, socket: bool) {
         text.push_str(&format!(" Each worker is a login: {logins} of them, up to {most} at once."));
     }
     if socket {
-        text.push_str(" Each call through the socket is a line in the daemon's log.");
+        text.push_str(
+            " Each call through the socket is a line in the daemon's log, and one of about 500 \
+             bytes in its audit log if it has one. Alerts on slow calls may fire.",
+        );
     }
     // Nobody is left to tell if standard error is closed.
     let _ = writeln!(io::stderr(), "{text}");
