@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::algorithm::Algorithm;
-use crate::audit::Audit;
+use crate::audit::{Audit, Need};
 use crate::keyring::{self, Kek, Keyring};
 use crate::notify;
 use crate::secret::Seed;
@@ -25,6 +25,10 @@ const STARTING: &str = "the token is being started";
 /// After so many intervals without a good round trip it is no longer true that
 /// the last one was good: the task that makes them hangs.
 const STALE_INTERVALS: u32 = 3;
+
+/// For how long without a break the audit log must fail before Status says so: one slow write is
+/// no reason to take a kube-apiserver out.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Why Status does not say [`OK`]. A closed set, for programs; people read the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,8 @@ pub enum Reason {
     NoKek,
     /// What is known of the KEKs cannot be read or written, so that none becomes active.
     Record,
-    /// The audit log cannot be written, and calls are refused for it.
+    /// The audit log cannot be written, and nothing is answered for it. For those who ask whether
+    /// we are ready also: nothing is encrypted.
     Audit,
 }
 
@@ -137,7 +142,8 @@ enum RoundTrip {
 }
 
 impl Health {
-    /// Not well until the first round trip, and while calls are refused for want of the audit log.
+    /// Not well until the first round trip, and while Decrypts are refused for want of the audit
+    /// log.
     #[must_use]
     pub fn new(token: Client, keyring: Arc<Keyring>, interval: Duration, audit: Audit) -> Self {
         let state = State { round_trip: RoundTrip::None, said: STARTING.to_owned() };
@@ -158,7 +164,9 @@ impl Health {
         };
         let mut state = self.state();
         let trouble = self.trouble(&state.round_trip, active.err());
-        let trouble = trouble.or_else(|| Some((Reason::Audit, self.audit.trouble()?)));
+        // Who can still read is well: Status would take kube-apiserver away from those who read.
+        let unread = || self.audit.trouble(Need::Reads).filter(|(_, lasts)| *lasts >= LASTING);
+        let trouble = trouble.or_else(|| Some((Reason::Audit, unread()?.0)));
         let (reason, healthz) = match trouble {
             None => (None, OK.to_owned()),
             Some((reason, trouble)) => (Some(reason), trouble),
@@ -173,6 +181,15 @@ impl Health {
             state.said.clone_from(&healthz);
         }
         Snapshot { healthz, reason, key_id }
+    }
+
+    /// Why not all calls are answered now: what Status says, or that nothing is encrypted for want
+    /// of the audit log.
+    #[must_use]
+    pub fn unready(&self) -> Option<(Reason, String)> {
+        let Snapshot { healthz, reason, .. } = self.snapshot();
+        let unwritten = || Some((Reason::Audit, self.audit.trouble(Need::Changes)?.0));
+        reason.map(|reason| (reason, healthz)).or_else(unwritten)
     }
 
     fn trouble(

@@ -131,7 +131,7 @@ impl KeyManagementService for Service {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let call = Call::begin(Method::Status, &request, "", &Audit::off());
+        let call = Call::begin(Method::Status, &request, ("", ""), &Audit::off());
         let snapshot = self.health.snapshot();
         call.end(&snapshot.key_id, Ok(()));
         let mut response = Response::new(StatusResponse {
@@ -150,7 +150,8 @@ impl KeyManagementService for Service {
         &self,
         request: Request<EncryptRequest>,
     ) -> Result<Response<EncryptResponse>, Status> {
-        let mut call = Call::begin(Method::Encrypt, &request, &request.get_ref().uid, &self.audit);
+        let of = (request.get_ref().uid.as_str(), "");
+        let mut call = Call::begin(Method::Encrypt, &request, of, &self.audit);
         let time = self.time_for(&request);
         match self.encrypt_seed(request.into_inner().plaintext, time).await {
             Ok(Wrapped { blob, algorithm, active }) => {
@@ -174,7 +175,8 @@ impl KeyManagementService for Service {
         &self,
         request: Request<DecryptRequest>,
     ) -> Result<Response<DecryptResponse>, Status> {
-        let mut call = Call::begin(Method::Decrypt, &request, &request.get_ref().uid, &self.audit);
+        let of = (request.get_ref().uid.as_str(), request.get_ref().key_id.as_str());
+        let mut call = Call::begin(Method::Decrypt, &request, of, &self.audit);
         let time = self.time_for(&request);
         let request = request.into_inner();
         match self.decrypt_seed(&request, time, &mut call).await {
@@ -233,6 +235,8 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 struct Call {
     method: Method,
     uid: String,
+    /// What a Decrypt asks for.
+    key_id: String,
     peer: Option<Peer>,
     began: Instant,
     generation: Option<u32>,
@@ -241,17 +245,18 @@ struct Call {
 }
 
 impl Call {
-    fn begin<T>(method: Method, request: &Request<T>, uid: &str, audit: &Audit) -> Self {
-        let mut uid = uid.to_owned();
+    /// `of`: its uid, and the key_id that it asks for.
+    fn begin<T>(method: Method, request: &Request<T>, of: (&str, &str), audit: &Audit) -> Self {
         // A caller's text: kept short, and the formats escape what could break a line.
-        uid.truncate(uid.floor_char_boundary(MAX_UID));
+        let short = |text: &str| text[..text.floor_char_boundary(MAX_UID)].to_owned();
+        let (uid, key_id) = (short(of.0), short(of.1));
         let peer = request.extensions().get::<Peer>().copied();
         if let Some(read) = request.extensions().get::<heard::Read>() {
             read.set();
         }
         metrics::request_begun(method);
         let (began, audit) = (Instant::now(), audit.clone());
-        Self { method, uid, peer, began, generation: None, audit, ended: false }
+        Self { method, uid, key_id, peer, began, generation: None, audit, ended: false }
     }
 
     /// Writes the request's lines. Never a seed, a ciphertext or a body.
@@ -336,8 +341,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
             let gone = Status::cancelled("the caller did not wait for the answer");
-            self.log("", Err(&gone));
-            self.tell("", Err(&gone));
+            self.log(&self.key_id, Err(&gone));
+            self.tell(&self.key_id, Err(&gone));
         }
     }
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use common::audit::lines_of;
 use common::client::{Client, request_for};
 use common::daemon::Daemon;
+use common::http::Watcher;
 use common::keks::{active, generate, generate_meanwhile};
 use common::load::Load;
 use common::process::{Ended, run};
@@ -259,6 +260,84 @@ async fn a_call_whose_caller_has_gone_has_its_line() {
     is(&line, json!({ "event": "encrypt", "outcome": "Canceled" }));
     faults.clear().unwrap();
     daemon.well().await;
+    // What it wanted to read with is known from the start.
+    let mut request = request_for(&client.encrypt(&plaintext).await.unwrap());
+    "uid-gone-too".clone_into(&mut request.uid);
+    faults.set("C_UnwrapKey hang").unwrap();
+    let call = client.decrypt(request.clone());
+    tokio::time::timeout(Duration::from_millis(300), call).await.unwrap_err();
+    let line = token.audit_line("of the caller", |line| line["uid"] == "uid-gone-too").await;
+    is(&line, json!({ "event": "decrypt", "outcome": "Canceled", "key_id": request.key_id }));
+    faults.clear().unwrap();
+    daemon.well().await;
+    daemon.stop().await;
+    token.intact(&[&token.audit()]);
+}
+
+/// The token has done it, and nobody could be told.
+#[test]
+fn a_command_whose_printing_failed_has_done_its_work() {
+    let token = Token::with_kek().audited("");
+    let mut command = token.prepared("sh");
+    command.args(["-c", r#"exec "$@" >/dev/full"#, "sh", env!("CARGO_BIN_EXE_p11-kms")]);
+    command.arg("--config").arg(token.config()).args(["key", "generate"]);
+    let ended = run(command);
+    assert_ne!(ended.code(), Some(0), "{ended:?}");
+    let keys = token.audit_events("key");
+    is(&keys[0], json!({ "method": "generate", "detail": "begun" }));
+    is(&keys[1], json!({ "method": "generate", "generation": 2, "outcome": "ok" }));
+    assert!(keys[1]["detail"].is_string() && keys[1]["key_id"].is_string(), "{keys:?}");
+    token.intact(&[&token.audit()]);
+}
+
+/// One that changes nothing as well: it is one attempt less.
+#[test]
+fn a_pin_that_a_command_tried_in_vain_has_a_line() {
+    let token = Token::with_kek().audited("");
+    token.run(&["key", "list"]).expect(0, &[]);
+    assert_eq!(token.audit_lines(), Vec::<Value>::new());
+    token.run(&["key", "generate"]).expect(0, &[]);
+    token.write_pin("wrong", 0o600);
+    for command in [&["check"][..], &["key", "list"], &["key", "generate"]] {
+        let before = token.audit_events("pin").len();
+        assert_ne!(token.run(command).code(), Some(0));
+        let pins = token.audit_events("pin");
+        assert_eq!(pins.len(), before + 1, "{command:?}: {pins:?}");
+        is(
+            pins.last().unwrap(),
+            json!({ "detail": "refused", "outcome": "refused", "peer_uid": getuid().as_raw() }),
+        );
+    }
+    token.intact(&[&token.audit()]);
+    // No log is begun for it, and none is needed.
+    fs::remove_dir_all(token.path("audit")).unwrap();
+    token.run(&["key", "list"]).expect(3, &["PIN"]);
+}
+
+/// Every kind of line, as the numbers have it.
+#[tokio::test]
+async fn the_metrics_count_what_is_in_the_file() {
+    let token = Token::with_kek().audited("");
+    Daemon::start(&token).await.stop().await;
+    let before = fs::read(token.audit()).unwrap();
+    fs::write(token.audit(), [before.as_slice(), b"{\"seq\":9,"].concat()).unwrap();
+    let old = lines_of(&token.audit()).len();
+    let set = ["metrics.listen=127.0.0.1:0"];
+    let daemon = Daemon::start_with(&token, &set).await;
+    let watcher = Watcher::of(&daemon).await;
+    let client = daemon.client().await;
+    for salt in 0..20 {
+        client.round_trip(&seed(salt, 32)).await.unwrap();
+    }
+    let total = |line: &str| format!("p11_kms_audit_lines_total{{event={line:?}}}");
+    token.audit_line("of the last one", |_| token.audit_events("decrypt").len() == 20).await;
+    let scraped = watcher.shows(&total("decrypt"), |count| count >= 20.0).await;
+    let lines = token.audit_lines().split_off(old);
+    for event in ["start", "stop", "encrypt", "decrypt", "refused-peer", "pin", "key", "gap"] {
+        let count = lines.iter().filter(|line| line["event"] == event).count();
+        assert_eq!(scraped.value(&total(event)).to_string(), count.to_string(), "{event}");
+    }
+    assert_eq!(lines.iter().filter(|line| line["event"] == "gap").count(), 1);
     daemon.stop().await;
     token.intact(&[&token.audit()]);
 }
@@ -311,7 +390,11 @@ async fn a_torn_line_is_cut_off_and_told() {
     let text = fs::read(token.audit()).unwrap();
     let torn = [text.as_slice(), b"{\"seq\":9,\"time\":\"20"].concat();
     fs::write(token.audit(), torn).unwrap();
-    assert_eq!(token.verify(&[&token.audit()]).code(), Some(1));
+    // It could be one that is being written: the end is proven all the same.
+    assert_eq!(token.verify(&[&token.audit()]).code(), Some(0));
+    let copy = token.path("copy.jsonl");
+    fs::copy(token.audit(), &copy).unwrap();
+    assert_eq!(token.verify(&[&copy]).code(), Some(1));
     Daemon::start(&token).await.stop().await;
     token.intact(&[&token.audit()]);
     let gaps = token.audit_events("gap");
@@ -357,7 +440,8 @@ async fn a_rename_makes_a_new_file_and_loses_nothing() {
 #[tokio::test]
 async fn while_the_log_hangs_nobody_waits_but_those_who_must() {
     let token = Token::with_kek().audited("");
-    let daemon = Daemon::start(&token).await;
+    let daemon = Daemon::start_with(&token, &["metrics.listen=127.0.0.1:0"]).await;
+    let watcher = Watcher::of(&daemon).await;
     let client = daemon.client().await;
     let good = client.encrypt(&seed(1, 32)).await.unwrap();
     let lock = File::open(token.path("state/audit.head")).unwrap();
@@ -368,14 +452,23 @@ async fn while_the_log_hangs_nobody_waits_but_those_who_must() {
     let began = Instant::now();
     for _ in 0..100 {
         client.decrypt(request_for(&good)).await.unwrap();
-        client.status().await.unwrap();
+        assert_eq!(client.status().await.unwrap().healthz, "ok");
     }
     // Each would have to wait for a second.
     assert!(began.elapsed() < Duration::from_secs(50));
-    let status = daemon.unwell("the audit log").await;
-    assert!(status.healthz.contains("nothing is encrypted"), "{status:?}");
+    // Who watches sees it, and kube-apiserver is not taken out for it.
+    let scraped = watcher.shows("p11_kms_audit_failing", |failing| failing > 0.5).await;
+    assert!(scraped.value("p11_kms_healthy") > 0.5);
+    let ready = watcher.get("/readyz");
+    assert_eq!((ready.status, &ready.json()["reasons"][0]["id"]), (503, &json!("audit")));
+    daemon.logged("the audit log cannot be written: it does not answer").await;
+    client.encrypt(&seed(2, 32)).await.unwrap_err();
+    assert_eq!(client.status().await.unwrap().healthz, "ok");
     lock.unlock().unwrap();
-    daemon.well().await;
+    watcher.shows("p11_kms_audit_failing", |failing| failing < 0.5).await;
+    daemon.logged("the audit log is written again").await;
+    assert_eq!(daemon.count("the audit log cannot be written"), 1);
+    assert_eq!(watcher.get("/readyz").status, 200);
     client.encrypt(&seed(3, 32)).await.unwrap();
     daemon.stop().await;
     token.intact(&[&token.audit()]);
@@ -387,6 +480,48 @@ async fn while_the_log_hangs_nobody_waits_but_those_who_must() {
         .filter(|line| line["uid"] == "uid-late")
         .collect();
     is(late.last().unwrap(), json!({ "outcome": "Unavailable" }));
+}
+
+/// Nothing can be read then: but one slow write is no reason to take kube-apiserver out.
+#[tokio::test]
+async fn with_refuse_all_status_says_so_once_it_lasts() {
+    let token = Token::with_kek().audited("on-failure = \"refuse-all\"");
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    let good = client.encrypt(&seed(1, 32)).await.unwrap();
+    let lock = File::open(token.path("state/audit.head")).unwrap();
+    lock.lock().unwrap();
+    let began = Instant::now();
+    let refusal = client.decrypt(request_for(&good)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
+    let status = client.status().await.unwrap();
+    assert!(status.healthz == "ok" || began.elapsed() > Duration::from_secs(9), "{status:?}");
+    let status = daemon.unwell("the audit log").await;
+    assert!(status.healthz.contains("nothing is encrypted or decrypted"), "{status:?}");
+    assert!(began.elapsed() > Duration::from_secs(9));
+    lock.unlock().unwrap();
+    daemon.well().await;
+    client.decrypt(request_for(&good)).await.unwrap();
+    daemon.stop().await;
+    token.intact(&[&token.audit()]);
+}
+
+/// Nobody is refused, and still it shows.
+#[tokio::test]
+async fn with_continue_a_log_that_hangs_shows_all_the_same() {
+    let token = Token::with_kek().audited("on-failure = \"continue\"");
+    let daemon = Daemon::start_with(&token, &["metrics.listen=127.0.0.1:0"]).await;
+    let watcher = Watcher::of(&daemon).await;
+    let client = daemon.client().await;
+    let lock = File::open(token.path("state/audit.head")).unwrap();
+    lock.lock().unwrap();
+    client.round_trip(&seed(1, 32)).await.unwrap();
+    watcher.shows("p11_kms_audit_failing", |failing| failing > 0.5).await;
+    assert_eq!(watcher.get("/readyz").status, 200);
+    lock.unlock().unwrap();
+    watcher.shows("p11_kms_audit_failing", |failing| failing < 0.5).await;
+    daemon.stop().await;
+    token.intact(&[&token.audit()]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tonic::Code;
 
-/// With the file that is shipped, but for its paths and the reload.
+/// With the file that is shipped, but for its paths. It calls no other program.
 #[tokio::test]
 #[ignore = "needs logrotate: see softhsm-test/run"]
 async fn logrotate_rotates_it() {
@@ -43,17 +43,27 @@ async fn logrotate_rotates_it() {
     let daemon = Daemon::start(&token).await;
     let load = Load::start(&daemon.client().await, 8);
     let state = token.path("logrotate.state");
+    let (programs, mark) = (token.path("programs"), token.path("called"));
+    fs::create_dir(&programs).unwrap();
+    for program in ["systemctl", "kill", "pkill", "service"] {
+        let path = programs.join(program);
+        fs::write(&path, format!("#!/bin/sh\necho $0 $* >>{}\n", mark.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for _ in 0..3 {
         load.go_on_for(100).await;
         let mut command = token.prepared(&program);
         command.args(["--force", "--state"]).arg(&state).arg(&config);
-        // There is no systemctl in the way.
-        command.env("PATH", token.path(""));
+        // Whatever it calls leaves its mark.
+        command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
         let ended = tokio::task::spawn_blocking(move || run(command)).await.unwrap();
         assert_eq!(ended.code(), Some(0), "{ended:?}");
         eventually("a new file", async || token.audit().exists().then_some(())).await;
     }
     load.finish().await;
+    // A reload lifts the latch of the PIN and replaces the workers: not every night.
+    assert!(!mark.exists(), "{:?}", fs::read_to_string(&mark));
+    assert_eq!(daemon.count("SIGHUP"), 0);
     daemon.stop().await;
     let mut files: Vec<PathBuf> =
         fs::read_dir(token.path("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -61,6 +71,16 @@ async fn logrotate_rotates_it() {
     files.sort_by_key(|file| (*file == token.audit(), lines_of(file)[0]["seq"].as_u64()));
     assert_eq!(files.len(), 4, "{files:?}");
     token.intact(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+}
+
+/// The same where there is no logrotate: it must not even be told to.
+#[test]
+fn the_rotation_runs_nothing() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/logrotate.d/p11-kms");
+    let text = fs::read_to_string(shipped).unwrap();
+    for word in ["postrotate", "prerotate", "firstaction", "lastaction", "systemctl", "endscript"] {
+        assert!(!text.contains(word), "{word}");
+    }
 }
 
 fn user() -> String {
@@ -136,11 +156,11 @@ async fn on_a_full_disk_nothing_is_encrypted_and_it_goes_on_by_itself() {
         client.decrypt(request_for(&good)).await.unwrap();
         assert_eq!(client.encrypt(&seed(3, 32)).await.unwrap_err().code(), Code::Unavailable);
     }
-    disk.daemon.unwell("the disk is full").await;
+    assert_eq!(client.status().await.unwrap().healthz, "ok");
     assert_eq!(disk.daemon.count("the audit log cannot be written"), 1);
     disk.make_room(&token);
     // Without a call that would have a line.
-    disk.daemon.well().await;
+    disk.daemon.logged("the audit log is written again").await;
     client.encrypt_as("uid-after", &seed(4, 32)).await.unwrap();
     let lines = lines_of(&disk.path(&token, "audit.jsonl"));
     let gaps: Vec<_> = lines.iter().filter(|line| line["event"] == "gap").collect();
@@ -179,6 +199,39 @@ async fn on_a_full_disk_refuse_all_refuses_decrypts_and_continue_refuses_nothing
     let gap = eventually("a gap line", gap).await;
     assert!(gap["count"].as_u64().unwrap() >= 20, "{gap}");
     disk.stop(&token).await;
+}
+
+/// The disk stays full until the daemon ends: the next one tells.
+#[tokio::test]
+#[ignore = "needs root: see softhsm-test/run"]
+async fn what_was_lost_before_a_restart_is_told_after_it() {
+    let token = Token::with_kek().audited("");
+    let disk = SmallDisk::with_daemon(&token).await;
+    let client = disk.daemon.client().await;
+    disk.fill(&token);
+    eventually("a refusal", async || client.encrypt(&seed(2, 32)).await.err()).await;
+    for _ in 0..20 {
+        client.encrypt(&seed(3, 32)).await.unwrap_err();
+    }
+    disk.daemon.logged("the audit log cannot be written").await;
+    disk.daemon
+        .stop_and(|daemon| {
+            assert_eq!(
+                daemon.count("the audit log ends without some lines"),
+                1,
+                "{}",
+                daemon.log()
+            );
+        })
+        .await;
+    // Its disk has gone with it; the head is elsewhere.
+    Daemon::start(&token).await.stop().await;
+    let lines = token.audit_lines();
+    assert_eq!(lines[0]["event"], "gap");
+    // The refused ones and the stop.
+    assert_eq!(lines[0]["count"].as_u64().unwrap(), 22, "{}", lines[0]);
+    assert!(lines[0]["detail"].as_str().unwrap().contains("the disk is full"), "{}", lines[0]);
+    assert_eq!(token.audit_events("gap").len(), 1);
 }
 
 /// Nothing is changed unaudited: but it can be on purpose.

@@ -2,13 +2,15 @@
 //! The file that the lines go to. Others may rename it, and other processes write to it too: each
 //! batch looks. Whoever calls holds the lock on the head.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::head::{Head, give_to_owner_of};
 use super::tail::{self, Tail};
@@ -44,7 +46,7 @@ impl From<Unusable> for io::Error {
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    open: Option<File>,
+    open: Option<Arc<File>>,
     /// How head and size were after our last batch: if they still are, nobody else wrote.
     known: Option<(Head, u64)>,
 }
@@ -58,8 +60,24 @@ impl LogFile {
     pub(super) fn open(&mut self) -> Result<(), Unusable> {
         self.open = None;
         self.known = None;
-        self.open = Some(open(&self.path)?);
+        self.open = Some(Arc::new(open(&self.path)?));
         Ok(())
+    }
+
+    /// The file that the last batch went to.
+    pub(super) const fn current(&self) -> Option<&Arc<File>> {
+        self.open.as_ref()
+    }
+
+    /// Are there older files of this log beside it, as logrotate names them?
+    pub(super) fn has_siblings(&self) -> bool {
+        let Some(name) = self.path.file_name().and_then(OsStr::to_str) else { return false };
+        let is_one = |other: &OsStr| {
+            let rest = other.to_str().and_then(|other| other.strip_prefix(name));
+            rest.is_some_and(|rest| rest.starts_with(['.', '-']))
+        };
+        let entries = fs::read_dir(directory_of(&self.path));
+        entries.is_ok_and(|mut all| all.any(|it| it.is_ok_and(|it| is_one(&it.file_name()))))
     }
 
     /// Forgets the open file, so that the next batch opens it anew.
@@ -200,6 +218,18 @@ fn open_existing(path: &Path, options: &OpenOptions) -> Result<File, Unusable> {
         return Err(Unusable::Wrong(format!(
             "may be read or written by others (mode {mode:04o}): run chmod 0640 {}",
             path.display()
+        )));
+    }
+    if !about.is_file() || about.nlink() != 1 {
+        let what = "has another name too (a hard link): remove that, or name another file";
+        return Err(Unusable::Wrong(what.to_owned()));
+    }
+    let directory = fs::metadata(directory_of(path))?;
+    let trusted = [0, geteuid().as_raw(), directory.uid()];
+    if !trusted.contains(&about.uid()) {
+        return Err(Unusable::Wrong(format!(
+            "belongs to uid {}: give it to the daemon's user, or name another file",
+            about.uid()
         )));
     }
     Ok(file)

@@ -2,13 +2,15 @@
 //! The audit log: a line for each use of the KEKs, each with the hash of the one before it, so
 //! that whoever changes, removes or moves one is found out. Its form is in `docs/audit.md`.
 //!
-//! A thread of its own writes: a disk that hangs stops nobody who need not wait for it.
+//! A thread of its own writes: a disk that hangs stops nobody who need not wait for it. Two more
+//! bring it onto the disk, and tell when it hangs.
 
 mod file;
 mod head;
 mod journal;
 mod line;
 mod queue;
+mod sync;
 mod tail;
 pub mod verify;
 mod writer;
@@ -18,20 +20,30 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{SendError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::error;
 
 pub use self::head::{Head, NAME as HEAD_NAME};
 pub use self::line::Event;
 use self::queue::{Entry, Queue};
+use self::sync::Dirty;
+use self::writer::Out;
 use crate::config::{self, AuditPlace, OnFailure};
 use crate::metrics;
 pub use crate::metrics::AuditEvent;
 
 /// How long a call waits for its line. Then it counts as not written.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a start waits for the log to be opened. Then it goes on, as with a disk that is full.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// How often it is looked at whether the writer hangs.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the end waits for the last lines.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -71,6 +83,7 @@ pub struct Audit(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     queue: Queue,
+    dirty: Dirty,
     place: String,
     on_failure: AtomicU8,
 }
@@ -85,33 +98,78 @@ pub struct Writer {
 /// Opens the log that the config names and starts its thread. With none, whatever is told goes
 /// nowhere.
 ///
-/// A disk that is full is no error here: see [`Audit::trouble`].
+/// A disk that is full, or does not answer, is no error here: see [`Audit::trouble`].
 ///
 /// # Errors
 /// [`AuditError`]: what somebody has to put right.
 pub fn open(config: Option<&config::Audit>, state_dir: &Path) -> Result<Writer, AuditError> {
     let Some(config) = config else { return Ok(Writer { audit: Audit::off(), ended: None }) };
+    let (place, state_dir) = (config.place.clone(), state_dir.to_owned());
+    start(config, OPENING, move || writer::open(&place, &state_dir))
+}
+
+/// Starts the threads, and waits for the log to be opened, but not for longer than that.
+fn start(
+    config: &config::Audit,
+    patience: Duration,
+    open: impl Fn() -> Result<Out, String> + Send + 'static,
+) -> Result<Writer, AuditError> {
     let place = match &config.place {
         AuditPlace::File(path) => path.display().to_string(),
         AuditPlace::Journal => "journal".to_owned(),
     };
-    let failed = |what: &dyn Display| AuditError { place: place.clone(), what: what.to_string() };
-    let out = writer::open(&config.place, state_dir).map_err(|error| failed(&error))?;
     let shared = Arc::new(Shared {
-        queue: Queue::default(),
+        queue: Queue::new(),
+        dirty: Dirty::default(),
         place: place.clone(),
         on_failure: AtomicU8::new(number(config.on_failure)),
     });
-    let audit = Audit(Some(shared.clone()));
+    let failed = |what: &dyn Display| {
+        shared.end();
+        AuditError { place: place.clone(), what: what.to_string() }
+    };
     let (end, ended) = oneshot::channel();
-    let run = move || {
-        writer::run(out, &shared.queue, &shared.place);
+    // Nothing lies in it: either it was taken, or nobody waits any more.
+    let (opened, is_opened) = sync_channel(0);
+    let own = shared.clone();
+    let write = move || {
+        let out = match open() {
+            Ok(out) => {
+                // It is open all the same, later.
+                let _ = opened.send(Ok(()));
+                Some(out)
+            }
+            Err(what) => match opened.send(Err(what)) {
+                Err(SendError(Err(what))) => writer::open_later(open, what, &own.queue, &own.place),
+                _ => None,
+            },
+        };
+        if let Some(out) = out {
+            writer::run(out, &own.queue, &own.dirty, &own.place);
+        }
+        own.end();
         // Nobody waits for it after a while.
         let _ = end.send(());
     };
-    let started = std::thread::Builder::new().name("audit".to_owned()).spawn(run);
-    started.map_err(|error| failed(&error))?;
-    Ok(Writer { audit, ended: Some(ended) })
+    let own = shared.clone();
+    let watch = move || {
+        let tell = |why: &str| writer::say(None, Some(why), &own.place);
+        while own.queue.watch(LOOK, tell) {}
+    };
+    let own = shared.clone();
+    let sync = move || sync::run(&own.dirty, sync::EVERY, std::fs::File::sync_data);
+    spawn("audit", write).map_err(|error| failed(&error))?;
+    spawn("audit-watch", watch).map_err(|error| failed(&error))?;
+    spawn("audit-sync", sync).map_err(|error| failed(&error))?;
+    match is_opened.recv_timeout(patience) {
+        Ok(Err(what)) => Err(failed(&what)),
+        // The watch tells of one that hangs.
+        _ => Ok(Writer { audit: Audit(Some(shared)), ended: Some(ended) }),
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
 /// Could the log be written? Makes nothing.
@@ -189,11 +247,11 @@ impl Audit {
         self.0.as_ref().is_some_and(|shared| shared.wants(need))
     }
 
-    /// What Status says while calls are refused because of the log.
+    /// Why those with that need are refused because of the log, and for how long without a break.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        let shared = self.0.as_ref().filter(|shared| shared.wants(Need::Changes))?;
-        shared.queue.trouble(PATIENCE).map(|what| shared.told(what))
+    pub fn trouble(&self, need: Need) -> Option<(String, Duration)> {
+        let shared = self.0.as_ref().filter(|shared| shared.wants(need))?;
+        shared.queue.trouble().map(|(what, since)| (shared.told(what), since))
     }
 
     /// The text for a call that is refused.
@@ -212,6 +270,11 @@ impl Audit {
 }
 
 impl Shared {
+    fn end(&self) {
+        self.queue.end();
+        self.dirty.end();
+    }
+
     fn wants(&self, need: Need) -> bool {
         let on_failure = self.on_failure.load(Ordering::Relaxed);
         let all = on_failure == number(OnFailure::RefuseAll);
@@ -254,7 +317,14 @@ impl Writer {
         shared.queue.close();
         if let Some(ended) = self.ended {
             // One that hangs ends with the process.
-            let _ = timeout(FAREWELL, ended).await;
+            if timeout(FAREWELL, ended).await.is_err() {
+                let lines = shared.queue.untold();
+                error!(
+                    lines,
+                    file = shared.place,
+                    "the audit log does not answer at the end: lines are not in it"
+                );
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::Unwritten;
 use super::line::Event;
 use super::tail::BATCH;
+use super::{PATIENCE, Unwritten};
 use crate::metrics;
 
 /// Lines that wait. While the disk hangs, more are lost, and counted.
@@ -37,7 +37,7 @@ pub(super) struct Work {
 }
 
 /// Lines that are not in the log, for the next one to tell.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) lines: u64,
     /// Since when, and why; `None`: there is nothing to tell.
@@ -46,26 +46,37 @@ pub(super) struct Lost {
 
 impl Lost {
     /// Adds some, for the reason that is told first.
-    fn add(&mut self, lines: u64, why: &str) {
+    pub(super) fn add(&mut self, lines: u64, why: &str) {
         self.lines = self.lines.saturating_add(lines);
         self.since.get_or_insert_with(|| (SystemTime::now(), why.to_owned()));
     }
 
-    /// Adds what was found wrong with the end of the file, once.
-    pub(super) fn add_repair(&mut self, lines: u64, what: &str) {
+    /// Adds what was lost before.
+    pub(super) fn add_older(&mut self, older: Self) {
+        self.lines = self.lines.saturating_add(older.lines);
+        if older.since.is_some() {
+            self.since = older.since;
+        }
+    }
+
+    /// Adds what was found wrong with the end of the file. `false`: it is there already.
+    pub(super) fn add_repair(&mut self, lines: u64, what: &str) -> bool {
         match &mut self.since {
-            Some((_, why)) if why.contains(what) => return,
+            Some((_, why)) if why.contains(what) => return false,
             Some((_, why)) => *why = format!("{why}; {what}"),
             None => {}
         }
         self.add(lines, what);
+        true
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    /// The thread has ended.
+    over: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -74,10 +85,15 @@ struct State {
     lost: Lost,
     reopen: bool,
     closed: bool,
-    /// Why lines cannot be written now.
-    failing: Option<String>,
+    /// Why lines cannot be written now, and since when.
+    failing: Option<(String, Instant)>,
     /// When the writer began with what it is at.
     busy: Option<Instant>,
+    /// So many lines it is at.
+    in_hand: usize,
+    /// The trouble that the log tells of.
+    said: Option<String>,
+    ended: bool,
 }
 
 impl State {
@@ -85,9 +101,22 @@ impl State {
         metrics::audit_failed(lines);
         self.lost.add(lines, why);
     }
+
+    /// What is wrong, and since when: an error, or a writer that has been at it for too long.
+    fn trouble(&self) -> Option<(String, Instant)> {
+        let hangs = self.busy.filter(|since| since.elapsed() > PATIENCE);
+        let hangs = hangs.map(|since| ("it does not answer".to_owned(), since));
+        self.failing.clone().or(hangs)
+    }
 }
 
 impl Queue {
+    /// An empty one. The writer is at it from the start: it opens the file.
+    pub(super) fn new() -> Self {
+        let state = State { busy: Some(Instant::now()), ..State::default() };
+        Self { state: Mutex::new(state), wake: Condvar::new(), over: Condvar::new() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,6 +155,7 @@ impl Queue {
     pub(super) fn take(&self, again: Duration) -> Work {
         let mut state = self.state();
         state.busy = None;
+        state.in_hand = 0;
         let end = Instant::now() + again;
         while state.waiting.is_empty() && !state.reopen && !state.closed {
             if state.lost.since.is_none() && state.failing.is_none() {
@@ -141,6 +171,7 @@ impl Queue {
         }
         state.busy = Some(Instant::now());
         let count = state.waiting.len().min(BATCH);
+        state.in_hand = count;
         Work {
             entries: state.waiting.drain(..count).collect(),
             lost: std::mem::take(&mut state.lost),
@@ -149,13 +180,9 @@ impl Queue {
         }
     }
 
-    /// The lost lines were not told: they are still to be, before any that were lost since.
+    /// These were not told: they are still to be, before any that were lost since.
     pub(super) fn give_back(&self, lost: Lost) {
-        let mut state = self.state();
-        state.lost.lines = state.lost.lines.saturating_add(lost.lines);
-        if lost.since.is_some() {
-            state.lost.since = lost.since;
-        }
+        self.state().lost.add_older(lost);
     }
 
     /// These were not written.
@@ -163,17 +190,52 @@ impl Queue {
         self.state().lose(lines, why);
     }
 
-    /// How the writer fares. Gives what it said before.
+    /// How the writer fares. Gives what was said of it before.
     pub(super) fn fares(&self, failing: Option<String>) -> Option<String> {
         metrics::audit_failing(failing.is_some());
-        std::mem::replace(&mut self.state().failing, failing)
+        let mut state = self.state();
+        let since = state.trouble().map_or_else(Instant::now, |(_, since)| since);
+        state.failing = failing.clone().map(|why| (why, since));
+        state.in_hand = 0;
+        std::mem::replace(&mut state.said, failing)
     }
 
-    /// Why lines cannot be written now: an error, or a writer that has been at it for longer
-    /// than that.
-    pub(super) fn trouble(&self, patience: Duration) -> Option<String> {
+    /// Why lines cannot be written now, and for how long without a break.
+    pub(super) fn trouble(&self) -> Option<(String, Duration)> {
+        self.state().trouble().map(|(why, since)| (why, since.elapsed()))
+    }
+
+    /// The lines that are in no file yet.
+    pub(super) fn untold(&self) -> u64 {
         let state = self.state();
-        let hangs = state.busy.is_some_and(|since| since.elapsed() > patience);
-        state.failing.clone().or_else(|| hangs.then(|| "it does not answer".to_owned()))
+        state.lost.lines.saturating_add((state.waiting.len() + state.in_hand) as u64)
+    }
+
+    /// Is it to be closed?
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// The thread has ended.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.over.notify_all();
+    }
+
+    /// Waits, and then tells what is wrong if nobody did: the writer itself cannot while it hangs.
+    /// `false`: it has ended.
+    pub(super) fn watch(&self, every: Duration, tell: impl FnOnce(&str)) -> bool {
+        let state = self.state();
+        let woken = self.over.wait_timeout_while(state, every, |state| !state.ended);
+        let (mut state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        if !state.ended
+            && state.said.is_none()
+            && let Some((why, _)) = state.trouble()
+        {
+            metrics::audit_failing(true);
+            tell(&why);
+            state.said = Some(why);
+        }
+        !state.ended
     }
 }

@@ -3,12 +3,17 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::thread;
+use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::Head;
 use super::line::{LONGEST, NO_HASH, hash, is_sealed};
+
+/// How long a line that is half there has time to come.
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,6 +33,9 @@ pub struct Findings {
     /// Lines that could not be written at their time, as the `gap` lines say.
     #[serde(skip)]
     pub lost: u64,
+    /// Behind the end that is proven there is half a line, as while somebody writes it.
+    #[serde(skip)]
+    pub is_written: bool,
 }
 
 /// Where the log is not as it was written.
@@ -82,6 +90,8 @@ pub struct Verifier {
     broken: Option<Broken>,
     /// Numbers that are missing where it broke. They may come later.
     sought: Option<std::ops::Range<u64>>,
+    /// The last line was not all there.
+    is_written: bool,
 }
 
 /// The last line that fits.
@@ -106,9 +116,45 @@ impl Verifier {
     /// # Errors
     /// It cannot be read.
     pub fn read(&mut self, name: &str, source: &mut impl BufRead) -> io::Result<()> {
+        self.read_and(name, source, |_, _| Ok(false))
+    }
+
+    /// Reads the last file. A daemon may be at its last line just now, which so is half there:
+    /// behind the head it is passed over, and without one there is a moment for it to come.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_last(&mut self, name: &str, source: &mut impl BufRead) -> io::Result<()> {
+        let has_head = self.head.is_some();
+        let mut source = source;
+        self.read_and(name, &mut source, |source, line| {
+            if !has_head {
+                thread::sleep(A_MOMENT);
+                let left = LONGEST.saturating_sub(line.len());
+                source.take(left as u64).read_until(b'\n', line)?;
+            }
+            Ok(has_head)
+        })
+    }
+
+    /// `half` is asked about a line without an end: may it be passed over behind the head?
+    fn read_and<S: BufRead>(
+        &mut self,
+        name: &str,
+        source: &mut S,
+        half: impl Fn(&mut S, &mut Vec<u8>) -> io::Result<bool>,
+    ) -> io::Result<()> {
         self.place = (name.to_owned(), 0);
         let mut line = Vec::new();
         while next_line(source, &mut line)? {
+            if line.len() < LONGEST
+                && !line.ends_with(b"\n")
+                && half(source, &mut line)?
+                && self.end_proven
+            {
+                self.is_written = true;
+                break;
+            }
             self.place.1 += 1;
             self.lines += 1;
             self.take(&line);
@@ -130,6 +176,7 @@ impl Verifier {
             end_proven: self.end_proven && self.broken.is_none(),
             broken: self.broken,
             lost: self.lost,
+            is_written: self.is_written,
         }
     }
 
@@ -287,6 +334,11 @@ impl fmt::Display for Findings {
         write!(f, "intact: {} lines, {first} to {last}; {end}", self.lines)?;
         if first > 1 {
             write!(f, "; those before {first} were not looked at")?;
+        }
+        if self.is_written {
+            f.write_str(
+                "; half a line behind it was not looked at: it is being written, or was cut short",
+            )?;
         }
         if self.lost > 0 {
             write!(f, "; {} could not be written at their time (gap lines)", self.lost)?;

@@ -16,8 +16,9 @@ pub(super) fn run(cli: &Cli, command: &AuditCommand) -> Result<Option<Exit>, Fai
     // Before the files: a daemon goes on writing.
     let head = head(cli, wanted)?;
     let mut verifier = Verifier::new(head);
-    for path in &wanted.files {
-        read(path, &mut verifier).map_err(|error| unreadable(path, &error))?;
+    for (number, path) in wanted.files.iter().enumerate() {
+        let is_last = number + 1 == wanted.files.len();
+        read(path, is_last, &mut verifier).map_err(|error| unreadable(path, &error))?;
     }
     let found = verifier.finish();
     cli.print(&found, &found)?;
@@ -55,12 +56,16 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one == other || real(one).is_some_and(|path| Some(path) == real(other))
 }
 
-fn read(path: &Path, verifier: &mut Verifier) -> io::Result<()> {
+fn read(path: &Path, is_last: bool, verifier: &mut Verifier) -> io::Result<()> {
     if path == Path::new("-") {
+        // Whoever writes into a pipe ends it when all is written.
         return verifier.read("-", &mut io::stdin().lock());
     }
-    let file = File::open(path)?;
-    verifier.read(&path.display().to_string(), &mut BufReader::new(file))
+    let (name, mut source) = (path.display().to_string(), BufReader::new(File::open(path)?));
+    match is_last {
+        true => verifier.read_last(&name, &mut source),
+        false => verifier.read(&name, &mut source),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failed {

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::token_access::{keyring_settings, records, setup};
+use super::token_access::{keyring_settings, of_pin, records, setup};
 use super::{Exit, Failed, runtime, watchdog};
 use crate::audit::{self, Audit, AuditEvent, Event};
 use crate::cli::Cli;
@@ -22,7 +22,7 @@ use crate::server::socket::{self, BoundSocket, SocketOptions};
 use crate::server::{self, Limits};
 use crate::service::{self, Heard, Service};
 use crate::state::StateDir;
-use crate::token::{self, Capacity, PinEvent, Workers};
+use crate::token::{self, Capacity, Workers};
 use crate::{memory, notify};
 
 /// What the audit log says at a start.
@@ -271,17 +271,6 @@ impl Running {
         self.config = new;
         info!("SIGHUP: config and PIN are read again, the workers are being replaced");
     }
-}
-
-/// The line in the audit log for what happened to the PIN.
-fn of_pin(event: PinEvent) -> Event {
-    let outcome = match event {
-        PinEvent::Accepted | PinEvent::Cleared => "ok",
-        PinEvent::Refused => "refused",
-        _ => "failed",
-    };
-    let detail = Some(event.name().to_owned());
-    Event { outcome: Some(outcome), detail, ..Event::new(AuditEvent::Pin) }
 }
 
 /// A PIN that others can get at, or a credential where there are none, is a mistake of

@@ -2,16 +2,20 @@
 //! How every command reaches the token: through a worker, as `serve` does.
 
 use std::fmt::Display;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::{getpid, getuid};
+
 use super::{Exit, Failed};
-use crate::config::Config;
+use crate::audit::{self, AuditEvent, Event};
+use crate::config::{self, Config};
 use crate::generation::Generation;
 use crate::keyring::{Epoch, Keyring, Memory, Record, Reinstated, Rules, Settings};
 use crate::state;
 use crate::token::protocol::{Class, Failure, Report, Setup};
-use crate::token::{self, Capacity, Client, Workers};
+use crate::token::{self, Capacity, Client, PinEvent, Workers};
 
 /// How long a command waits for one job.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,6 +76,14 @@ pub(super) struct Access {
     pub(super) client: Client,
     pub(super) keyring: Arc<Keyring>,
     workers: Workers,
+    pins: Pins,
+}
+
+/// What became of the PIN, for the audit log.
+struct Pins {
+    seen: Arc<Mutex<Vec<PinEvent>>>,
+    log: Option<config::Audit>,
+    state_dir: PathBuf,
 }
 
 impl Access {
@@ -88,7 +100,15 @@ impl Access {
         let memory = Memory::read(records);
         let mut setup = setup(config);
         setup.profile.sessions = 1;
-        let (client, workers) = token::start(setup, Capacity { workers: 1, queue_length: 16 });
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let tell = Arc::new(move |event| {
+            told.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        });
+        let capacity = Capacity { workers: 1, queue_length: 16 };
+        let (client, workers) = token::start_telling(setup, capacity, tell);
+        let state_dir = config.keyring.state_dir.clone();
+        let pins = Pins { seen, log: config.audit.clone(), state_dir };
         let keyring = Arc::new(Keyring::new(
             client.clone(),
             config.keyring.label.clone(),
@@ -99,7 +119,7 @@ impl Access {
             },
             memory,
         ));
-        Self { client, keyring, workers }
+        Self { client, keyring, workers, pins }
     }
 
     /// Waits until the token is there, and looks at its KEKs.
@@ -112,7 +132,43 @@ impl Access {
     /// Logs out.
     pub(super) async fn close(self) {
         self.workers.stop(FAREWELL).await;
+        self.pins.tell().await;
     }
+}
+
+impl Pins {
+    /// Only what did not go well: that a command could log in shows in what it did. A log that
+    /// cannot be written is no reason to fail, and none is begun for this.
+    async fn tell(self) {
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_bad = |event: &PinEvent| {
+            !matches!(event, PinEvent::Accepted | PinEvent::Latched | PinEvent::Cleared)
+        };
+        let bad: Vec<PinEvent> = seen.into_iter().filter(is_bad).collect();
+        if bad.is_empty() || !self.state_dir.is_dir() {
+            return;
+        }
+        let Ok(writer) = audit::open(self.log.as_ref(), &self.state_dir) else { return };
+        for event in bad {
+            writer.audit().tell(Event {
+                peer_uid: Some(getuid().as_raw()),
+                peer_pid: Some(getpid().as_raw()),
+                ..of_pin(event)
+            });
+        }
+        writer.close().await;
+    }
+}
+
+/// The line in the audit log for what happened to the PIN.
+pub(super) fn of_pin(event: PinEvent) -> Event {
+    let outcome = match event {
+        PinEvent::Accepted | PinEvent::Cleared => "ok",
+        PinEvent::Refused => "refused",
+        _ => "failed",
+    };
+    let detail = Some(event.name().to_owned());
+    Event { outcome: Some(outcome), detail, ..Event::new(AuditEvent::Pin) }
 }
 
 /// A start that failed: is it what the config names, or the token?

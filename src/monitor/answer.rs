@@ -82,11 +82,10 @@ impl Answers {
     }
 
     fn readyz(&self) -> Response<String> {
-        let snapshot = self.sources.health.snapshot();
-        let reasons: Vec<_> = snapshot
-            .reason
+        let unready = self.sources.health.unready();
+        let reasons: Vec<_> = unready
             .iter()
-            .map(|reason| json!({ "id": reason.id(), "message": snapshot.healthz }))
+            .map(|(reason, message)| json!({ "id": reason.id(), "message": message }))
             .collect();
         let ready = reasons.is_empty();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

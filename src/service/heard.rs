@@ -98,8 +98,9 @@ impl Pending {
         }
         metrics::request_begun(self.method);
         let Self { method, peer, began, audit, .. } = self;
-        let call =
-            Call { method, uid: String::new(), peer, began, generation: None, audit, ended: false };
+        let nothing = String::new;
+        let (uid, key_id) = (nothing(), nothing());
+        let call = Call { method, uid, key_id, peer, began, generation: None, audit, ended: false };
         // The decoder's own text may hold a part of the message.
         let what = match code {
             Code::Cancelled => "the caller has gone before its message was there",

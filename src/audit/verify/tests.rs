@@ -41,6 +41,47 @@ fn broken(text: &[u8], head: Option<&Head>) -> (Kind, u64, Option<u64>) {
     (broken.kind, broken.line, broken.seq)
 }
 
+/// A source that gets the rest only once its end was seen.
+struct Growing<'a>(Vec<&'a [u8]>);
+
+impl Read for Growing<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(part) = self.0.first_mut() else { return Ok(0) };
+        let length = part.read(into)?;
+        if length == 0 {
+            self.0.remove(0);
+        }
+        Ok(length)
+    }
+}
+
+#[test]
+fn a_line_that_is_being_written_is_no_fault_of_the_last_file() {
+    let (lines, head) = log(3);
+    let (_, old) = log(2);
+    let text = lines.concat();
+    for length in [1, 100, lines[2].len() - 1] {
+        let (whole, rest) = text.split_at(text.len() - lines[2].len() + length);
+        let last = |head: Option<&Head>, parts: Vec<&[u8]>| {
+            let mut verifier = Verifier::new(head.cloned());
+            let mut source = io::BufReader::new(Growing(parts));
+            verifier.read_last("f", &mut source).unwrap();
+            verifier.finish()
+        };
+        // Behind the head it is passed over; before it, it is missing.
+        let found = last(Some(&old), vec![whole]);
+        assert!(found.intact && found.end_proven && found.lines == 2, "{found}");
+        assert!(found.to_string().contains("half a line"), "{found}");
+        assert!(!last(Some(&head), vec![whole]).intact);
+        // Without a head it has a moment to come.
+        let found = last(None, vec![whole, rest]);
+        assert!(found.intact && found.lines == 3, "{found}");
+        assert!(!last(None, vec![whole]).intact);
+        // One in the middle of the log is a fault.
+        assert!(!verify(whole, Some(&old)).intact);
+    }
+}
+
 #[test]
 fn a_log_is_intact_in_one_file_in_several_and_from_the_middle() {
     let (lines, head) = log(30);

@@ -74,6 +74,7 @@ pub(super) async fn destroy(
         let what = "`p11-kms key list` shows whether it is still there";
         Failed::new(Exit::Unreachable, format!("KEK \"{}\": {error}. {what}", kek.label))
     })?;
+    trail.done();
     let now = Timestamp::now();
     let noted = access.keyring.note(|record| {
         record.known(&kek.key_id, kek.generation).destroyed = Some(now);

@@ -25,6 +25,8 @@ pub(super) struct Trail {
 struct Seen {
     event: Event,
     has_begun: bool,
+    /// The token has done it, whatever comes after that.
+    is_done: bool,
 }
 
 impl Trail {
@@ -42,7 +44,7 @@ impl Trail {
             peer_pid: Some(getpid().as_raw()),
             ..Event::new(AuditEvent::Key)
         };
-        let seen = RefCell::new(Seen { event, has_begun: false });
+        let seen = RefCell::new(Seen { event, has_begun: false, is_done: false });
         Ok(Self { audit: writer.audit(), writer, seen })
     }
 
@@ -69,8 +71,14 @@ impl Trail {
         })
     }
 
+    /// The token has changed.
+    pub(super) fn done(&self) {
+        self.seen.borrow_mut().is_done = true;
+    }
+
     /// The KEK has come onto the token.
     pub(super) fn made(&self, made: &FoundKey) {
+        self.done();
         if let Ok(fingerprint) = &made.fingerprint {
             let key_id = KeyId::new(made.generation, Epoch::FIRST, fingerprint);
             self.seen.borrow_mut().event.key_id = Some(key_id.to_string());
@@ -82,9 +90,11 @@ impl Trail {
     /// # Errors
     /// That of the command; or it went well, and its line could not be written.
     pub(super) async fn end(self, done: Result<(), Failed>) -> Result<(), Failed> {
-        let Seen { event, has_begun } = self.seen.into_inner();
+        let Seen { event, has_begun, is_done } = self.seen.into_inner();
         let outcome = match &done {
             Ok(()) => "ok",
+            // What failed is the printing, or whatever else came after it.
+            Err(_) if is_done => "ok",
             Err(failed) if failed.exit == Exit::Refused => "refused",
             Err(_) => "failed",
         };
