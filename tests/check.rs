@@ -22,7 +22,7 @@ use common::process::{Ended, run};
 use common::token::{GOOD, PIN, Token};
 use common::{names, seed, set};
 use nix::unistd::geteuid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What depends on the machine that the tests run on, and not on p11-kms.
 const OF_THE_HOST: [&str; 5] = ["binary", "module-file", "config-file", "memory-lock", "swap"];
@@ -183,6 +183,33 @@ fn what_is_asked_for_and_exit_codes() {
     assert_eq!(token.run(&["--config", "/nonexistent", "check"]).code(), Some(2));
 }
 
+/// Nobody who asked for something may take silence for a yes.
+#[test]
+fn a_cause_that_was_not_asked_for_is_told() {
+    let token = Token::new();
+    let no_module = ["token.module=/nonexistent/module.so"];
+    let findings = with(&token, &no_module, &["--only", "login,round-trip"]);
+    assert_eq!(told(&findings), ["module", "login", "round-trip"]);
+    expect(&findings, "module", "fail", "/nonexistent/module.so");
+    let findings = with(&token, &["token.uri=pkcs11:token=none"], &["--skip", "token"]);
+    expect(&findings, "token", "fail", "no token matches");
+    token.write_pin(PIN, 0o644);
+    let findings = checked(&token, &["--only", "answers"]);
+    assert_eq!(told(&findings), ["pin-source", "answers"]);
+    expect(&findings, "pin-source", "fail", "chmod 0600");
+    // It is left out where nothing that was asked for waits for it.
+    let findings = checked(&token, &["--only", "clock"]);
+    assert_eq!(told(&findings), ["clock"]);
+}
+
+#[test]
+fn quiet_says_nothing_when_there_is_nothing_to_say() {
+    let token = Token::new();
+    let quiet = ["check", "--quiet", "--only", "clock"];
+    assert_eq!(token.run(&quiet).stdout, "");
+    assert_eq!(token.run(&[&quiet[..], &["--output", "json"]].concat()).json(), json!([]));
+}
+
 #[test]
 fn files_that_others_may_write_to() {
     let token = Token::with_kek();
@@ -256,6 +283,13 @@ fn profiles_pins_and_state() {
     let all = checked(&token, &[]);
     assert_eq!(all.iter().filter(|it| it["result"] == "fail").count(), 1, "{all:?}");
     expect(&all, "login", "warn", "not tried: see pin-source");
+    fs::write(token.path("pin"), "").unwrap();
+    chmod(&token.path("pin"), 0o600);
+    expect(&offline(&[]), "pin-source", "fail", "is empty");
+    // What is in it only the worker reads, and it tells of it.
+    token.write_pin("two\nlines", 0o600);
+    expect(&offline(&[]), "pin-source", "pass", "can be read");
+    expect(&checked(&token, &[]), "pin-source", "fail", "more than one line");
     token.write_pin(PIN, 0o600);
     let state = token.path("state");
     fs::create_dir(&state).unwrap();
@@ -512,6 +546,18 @@ fn known_answers() {
     expect(&findings, "known-answer", "warn", "not tried: the token takes no known key");
     expect(&findings, "known-answer-kwp", "warn", "CKR_TEMPLATE_INCONSISTENT");
     expect(&findings, "round-trip", "pass", "");
+    // One that cannot be destroyed is told. With this method nothing else is destroyed.
+    faults.set("C_DestroyObject return=CKR_ACTION_PROHIBITED").unwrap();
+    let findings = checked(&token, &ecb);
+    for id in ["known-answer", "known-answer-kwp"] {
+        expect(&findings, id, "warn", "\"p11-kms known answer\"");
+    }
+    faults.clear().unwrap();
+    // A call that fails says nothing about the bytes.
+    faults.set("C_WrapKey after=3 times=1 return=CKR_DEVICE_ERROR").unwrap();
+    let findings = checked(&token, &[]);
+    expect(&findings, "known-answer", "warn", "C_WrapKey answered CKR_DEVICE_ERROR");
+    expect(&findings, "round-trip", "pass", "");
     // The search for KEKs wraps and unwraps the only KEK first; what is wrapped later comes out
     // wrong.
     faults.set("C_WrapKey after=2 corrupt").unwrap();
@@ -525,6 +571,21 @@ fn known_answers() {
         (faults.count("C_CreateObject") - made, faults.count("C_DestroyObject") - gone);
     // C_UnwrapKey makes objects too.
     assert!(gone >= made && made > 0, "{made} made, {gone} destroyed");
+}
+
+/// One that may be on the token for good is not used, and destroyed at once.
+#[test]
+fn a_known_key_that_may_stay() {
+    let token = Token::new();
+    let faults = token.misbehaving();
+    // There is no KEK: no other attribute is read.
+    faults.set("C_GetAttributeValue return=CKR_FUNCTION_FAILED").unwrap();
+    let findings = checked(&token, &[]);
+    for id in ["known-answer", "known-answer-kwp"] {
+        expect(&findings, id, "warn", "does not tell that it is a session object");
+    }
+    assert_eq!(faults.count("C_DestroyObject"), 2);
+    assert_eq!((faults.count("C_WrapKey"), faults.count("C_EncryptInit")), (0, 0));
 }
 
 #[test]

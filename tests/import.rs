@@ -308,6 +308,27 @@ fn a_key_that_does_not_work_is_destroyed_again() {
     ended.expect(3, &["could not be destroyed again", "with another tool"]);
 }
 
+/// The token says no, and has made the key all the same.
+#[test]
+fn a_try_that_failed_leaves_no_copy() {
+    let token = Token::new();
+    let faults = token.misbehaving();
+    faults.set("C_CreateObject times=1 after-return=CKR_TEMPLATE_INCONSISTENT").unwrap();
+    let key = seed(1, 32);
+    let ended = import(&token, &file(&token, &key), &[PLAIN]);
+    ended.expect(0, &["WARNING"]);
+    assert_eq!(ended.json()["left-out"], serde_json::json!(["CKA_DERIVE"]));
+    assert_eq!(Worker::start(&token, &[]).find().keys.len(), 1);
+    is_there(&token, 1, &key);
+
+    let token = Token::new();
+    let faults = token.misbehaving();
+    faults.set("C_CreateObject times=1 after-return=CKR_DEVICE_ERROR").unwrap();
+    let ended = import(&token, &file(&token, &key), &[PLAIN]);
+    ended.expect(3, &["\"k8s-kek-0001\" was not imported", "CKR_DEVICE_ERROR"]);
+    nothing(&token, &ended, &key);
+}
+
 #[test]
 fn a_label_that_is_taken_is_refused_before() {
     let token = Token::new();

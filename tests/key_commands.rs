@@ -295,3 +295,118 @@ fn without_a_record_on_the_token_an_import_must_be_allowed_everywhere() {
     assert_eq!(seen(&[no_record, allowed].concat()), "active");
     assert_eq!(seen(&no_record), "refused");
 }
+
+/// How many secret keys there are, whatever their label, by another tool.
+fn secret_keys(token: &Token) -> usize {
+    let shown = token.pkcs11_tool(["--list-objects", "--type", "secrkey"]);
+    shown.stdout.matches("Secret Key Object").count()
+}
+
+#[test]
+fn a_try_that_failed_leaves_no_second_kek() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    faults.set("C_GenerateKey times=1 after-return=CKR_TEMPLATE_INCONSISTENT").unwrap();
+    let ended = token.run(&["key", "generate"]);
+    ended.expect(0, &[]);
+    assert!(ended.stdout.contains("\nnote: made without CKA_DERIVE, which"), "{ended:?}");
+    assert_eq!((listed(&token).len(), secret_keys(&token)), (2, 2));
+
+    // Any other answer ends it, and nothing stays either.
+    let before = faults.count("C_GenerateKey");
+    faults.set("C_GenerateKey after-return=CKR_DEVICE_ERROR").unwrap();
+    token.run(&["key", "generate"]).expect(3, &["CKR_DEVICE_ERROR"]);
+    assert_eq!((faults.count("C_GenerateKey"), secret_keys(&token)), (before + 1, 2));
+
+    // What cannot be destroyed is told by its CKA_ID, and nothing more is made.
+    faults
+        .set(
+            "C_GenerateKey after-return=CKR_TEMPLATE_INCONSISTENT\n\
+             C_DestroyObject return=CKR_ACTION_PROHIBITED",
+        )
+        .unwrap();
+    let ended = token.run(&["key", "generate"]);
+    ended.expect(3, &["could not be destroyed again", "CKR_ACTION_PROHIBITED"]);
+    faults.clear().unwrap();
+    let lines = listed(&token);
+    assert_eq!((lines.len(), secret_keys(&token)), (3, 3));
+    let id = lines[2]["id"].as_str().unwrap();
+    assert!(ended.stderr.contains(&format!("the CKA_ID {id}")), "{id}: {ended:?}");
+}
+
+#[test]
+fn one_refused_attribute_costs_no_other() {
+    let usage = |token: &Token| {
+        let ended = token.run(&["check", "--output", "json", "--only", "kek-usage"]);
+        ended.json()[0]["message"].as_str().unwrap().to_owned()
+    };
+    for (tries, left_out) in [
+        (1, &["CKA_DERIVE"][..]),
+        (2, &["CKA_VERIFY"]),
+        (3, &["CKA_SIGN"]),
+        (4, &["CKA_SIGN", "CKA_VERIFY"]),
+        (5, &["CKA_SIGN", "CKA_VERIFY", "CKA_DERIVE"]),
+    ] {
+        let token = Token::new();
+        let faults = token.misbehaving();
+        let rule = format!("C_GenerateKey times={tries} return=CKR_ATTRIBUTE_VALUE_INVALID");
+        faults.set(&rule).unwrap();
+        let ended = token.run(&["key", "generate", "--output", "json"]);
+        ended.expect(0, &[]);
+        assert_eq!(ended.json()["left-out"], json!(left_out), "{ended:?}");
+        // SoftHSM gives a key the rights to sign and verify unless it is told not to.
+        let surplus: Vec<_> = left_out.iter().filter(|name| **name != "CKA_DERIVE").collect();
+        let usage = usage(&token);
+        for name in ["CKA_SIGN", "CKA_VERIFY"] {
+            assert_eq!(usage.contains(name), surplus.contains(&&name), "{name}: {usage}");
+        }
+    }
+    // A rotation tells it as well.
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let rule = "C_GenerateKey times=1 return=CKR_ATTRIBUTE_VALUE_INVALID";
+    faults.set(rule).unwrap();
+    let ended = token.run(&["key", "rotate"]);
+    ended.expect(0, &[]);
+    assert!(ended.stdout.contains("note: made without CKA_DERIVE, which"), "{ended:?}");
+    assert!(line(&token, 2)["left-out"].is_null(), "nobody knows later");
+    // Without any of them there is nothing to leave out.
+    faults.set("C_GenerateKey return=CKR_ATTRIBUTE_VALUE_INVALID").unwrap();
+    let before = faults.count("C_GenerateKey");
+    let bare = ["--set", "token.deny-rights=false", "key", "generate"];
+    token.run(&bare).expect(3, &["CKR_ATTRIBUTE_VALUE_INVALID"]);
+    assert_eq!(faults.count("C_GenerateKey"), before + 1);
+    faults.clear().unwrap();
+    let token = Token::new();
+    token.run(&bare).expect(0, &[]);
+    let usage = usage(&token);
+    assert!(usage.contains("CKA_SIGN") && usage.contains("CKA_VERIFY"), "{usage}");
+}
+
+#[test]
+fn a_kek_that_was_made_and_could_not_be_read_is_told() {
+    let token = Token::new();
+    let faults = token.misbehaving();
+    // Nothing else is there to be read.
+    faults.set("C_GetAttributeValue times=1 return=CKR_DEVICE_ERROR").unwrap();
+    let ended = token.run(&["key", "generate"]);
+    ended.expect(3, &["CKR_DEVICE_ERROR", "it is there"]);
+    let lines = listed(&token);
+    assert_eq!(lines.len(), 1);
+    let id = lines[0]["id"].as_str().unwrap();
+    assert!(ended.stderr.contains(&format!("its CKA_ID is {id}")), "{id}: {ended:?}");
+}
+
+#[test]
+fn a_module_that_shows_aes_keys_as_generic_secrets() {
+    let token = Token::new();
+    token.keygen("k8s-kek-0001", "GENERIC:32", &["--private", "--sensitive"]);
+    assert!(listed(&token).is_empty());
+    let generic = ["--set", "token.key-type=generic-secret", "key", "list", "--output", "json"];
+    let seen = token.run(&generic).json();
+    assert_eq!(seen[0]["label"], "k8s-kek-0001", "{seen}");
+    token.delete("k8s-kek-0001");
+    token.run(&["key", "generate"]).expect(0, &[]);
+    // The token's record knows it, and the search does not find it.
+    assert_eq!(token.run(&generic).json()[0]["state"], "missing");
+}

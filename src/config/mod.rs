@@ -33,7 +33,7 @@ pub use error::ConfigError;
 pub use etcd::{DEFAULT_PREFIX, Etcd, EtcdEndpoint, EtcdEndpointError};
 pub use listen::{Listen, ListenError};
 pub use pin::{PinError, PinSource, Stamp};
-pub use profile::{EcbMechanism, Login, Method, Profile, ValueLen};
+pub use profile::{EcbMechanism, KekType, Login, Method, Profile, ValueLen};
 pub use reinstate::Reinstate;
 pub use uri::{TokenUri, UriError};
 

@@ -83,6 +83,16 @@ pub enum ValueLen {
     Optional,
 }
 
+/// What a KEK's `CKA_KEY_TYPE` is in a search.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum KekType {
+    /// `CKK_AES`
+    Aes,
+    /// `CKK_GENERIC_SECRET`: what some modules show an AES key as.
+    GenericSecret,
+}
+
 /// Who logs in.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -155,6 +165,10 @@ pub struct Profile {
     pub data_objects: bool,
     /// Whether a new key is given `CKA_START_DATE`.
     pub start_date: bool,
+    /// Whether a new key's template says false to each right that it does not need.
+    pub deny_rights: bool,
+    /// What a search for KEKs takes for one.
+    pub key_type: KekType,
     /// How many session objects a worker may create before it is replaced; none
     /// where the module frees them.
     pub replace_after_objects: Option<u64>,
@@ -243,6 +257,8 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         ("forbid", ValueLen::Forbid),
         ("optional", ValueLen::Optional),
     ];
+    const KEY_TYPES: &[(&str, KekType)] =
+        &[("aes", KekType::Aes), ("generic-secret", KekType::GenericSecret)];
     const LOGINS: &[(&str, Login)] = &[("user", Login::User), ("none", Login::None)];
     const SHORTEST: Duration = Duration::from_millis(100);
 
@@ -276,6 +292,8 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         new_keys_need_initialize: settings.read_or("new-keys-need-initialize", false, boolean),
         data_objects: settings.read_or("data-objects", true, boolean),
         start_date: settings.read_or("start-date", true, boolean),
+        deny_rights: settings.read_or("deny-rights", true, boolean),
+        key_type: settings.read_or("key-type", KekType::Aes, choice(KEY_TYPES)),
         replace_after_objects: (replace_after > 0).then_some(replace_after),
         call_timeout: settings.read_or(
             "call-timeout",
@@ -370,7 +388,8 @@ mod tests {
         assert!(profile.seed_private && profile.os_locking && profile.finalize);
         assert!(!profile.read_write_sessions && !profile.new_keys_need_initialize);
         assert!(!profile.verified && !profile.verify_wraps);
-        assert!(profile.data_objects && profile.start_date);
+        assert!(profile.data_objects && profile.start_date && profile.deny_rights);
+        assert_eq!(profile.key_type, KekType::Aes);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Optional, Login::User));
         assert_eq!((profile.login_user_type, profile.init_args), (None, None));
         assert_eq!(profile.replace_after_objects, None);
@@ -400,7 +419,7 @@ mod tests {
              init-args = \"configdir='sql:/x'\"\n\
              os-locking = true\nfinalize = false\nnew-keys-need-initialize = false\n\
              login-lock = true\nverify-wraps = true\ndata-objects = false\n\
-             start-date = false\n\
+             start-date = false\ndeny-rights = false\nkey-type = 'generic-secret'\n\
              replace-after-objects = 0\ncall-timeout = '1500ms'\nerrors-token-lost = [1]\n\
              errors-session-lost = [2]\nerrors-ambiguous = [3]\nerrors-bad-input = [4]\n\
              errors-pin = [5]",
@@ -413,7 +432,8 @@ mod tests {
         assert_eq!((profile.workers, profile.sessions, profile.pipeline_depth), (16, 64, 64));
         assert!(profile.read_write_sessions && profile.login_lock && profile.verify_wraps);
         assert!(profile.os_locking && !profile.finalize);
-        assert!(!profile.data_objects && !profile.start_date);
+        assert!(!profile.data_objects && !profile.start_date && !profile.deny_rights);
+        assert_eq!(profile.key_type, KekType::GenericSecret);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));
         assert_eq!(profile.init_args.as_deref(), Some("configdir='sql:/x'"));
@@ -439,6 +459,7 @@ mod tests {
             ("kw-mechanism = '0x2109'", "kw-mechanism: must be a number, without quotes"),
             ("ecb-mechanism = 'ecb'", "must be one of \"aes-ecb\", \"aes-cbc\""),
             ("value-len = true", "value-len: must be a string in quotes, not true or false"),
+            ("key-type = 'des'", "key-type: must be one of \"aes\", \"generic-secret\""),
             ("login = 'so'", "login: must be one of \"user\", \"none\""),
             ("init-args = \"a\\u0000\"", "init-args: must have no control characters"),
             ("call-timeout = 2", "call-timeout: needs a unit and quotes, such as \"2s\""),

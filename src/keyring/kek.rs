@@ -194,7 +194,7 @@ impl Policy {
     /// # Errors
     /// [`Refused`] with every attribute that is wrong.
     pub fn judge(self, key: FoundKey, record: &Record) -> Result<Kek, Refused> {
-        let FoundKey { label, generation, id, start_date, attributes, fingerprint } = key;
+        let FoundKey { label, generation, id, start_date, attributes, fingerprint, .. } = key;
         let id = HEXLOWER.encode(&id);
         let key_id = |it: &Fingerprint| KeyId::new(generation, Epoch::FIRST, it);
         let known = fingerprint.as_ref().ok().and_then(|it| record.keks.get(&key_id(it)));
@@ -307,6 +307,7 @@ pub(super) mod tests {
             generation,
             id: vec![fill; 16],
             start_date: None,
+            left_out: Vec::new(),
             attributes: Attributes {
                 value_len: Some(32),
                 token: Some(true),

@@ -349,6 +349,10 @@ pub struct FoundKey {
     pub attributes: Attributes,
     /// Its fingerprint, or why the token would not make one.
     pub fingerprint: Result<Fingerprint, Failure>,
+    /// Of a key that was just made: the attributes that the token would not have in its
+    /// template, such as `CKA_DERIVE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// The PKCS#11 attributes of a KEK that decide whether we trust it

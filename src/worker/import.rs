@@ -12,7 +12,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::keys;
-use super::writer::{KEK_LEN, Writer};
+use super::writer::{KEK_LEN, Made, Writer};
 use crate::config::ValueLen;
 use crate::generation::Generation;
 use crate::token::protocol::{
@@ -112,39 +112,28 @@ fn bring_in(
     if is_wrapped && writer.tools.profile.value_len == ValueLen::Require {
         template.push(Attribute::ValueLen(KEK_LEN.into()));
     }
-    let made = writer.make(&template, bring).map_err(|error| {
-        let failure = writer.failure(&error, "bringing the key onto the token");
-        Failure::new(failure.class, format!("{}: {}", failure.message, advice()))
-    })?;
-    let failure = match check(writer, made, label, bring, is_wrapped) {
-        Ok(key) => return Ok(key),
-        Err(failure) => failure,
-    };
-    // A token that destroys it is not lost, whatever the check met.
-    let (class, undone) = match writer.session.destroy_object(made) {
-        Ok(()) => (Class::Refused, "it was destroyed again".to_owned()),
-        Err(error) => {
-            let why = writer.failure(&error, "destroying it");
-            let message = format!(
-                "and it could not be destroyed again ({why}): do that with another tool before \
-                 anything else"
-            );
-            (why.class, message)
-        }
-    };
-    let message = format!("the key is no good as a KEK ({}); {undone}", failure.message);
-    Err(Failure::new(class, message))
+    let made =
+        writer.make(&template, "bringing the key onto the token", bring).map_err(|failure| {
+            Failure::new(failure.class, format!("{}: {}", failure.message, advice()))
+        })?;
+    check(writer, &made, label, bring, is_wrapped).map_err(|failure| {
+        writer.undo(made.key, |undone| {
+            format!("the key is no good as a KEK ({}); {undone}", failure.message)
+        })
+    })
 }
 
 /// Is it an AES-256 key that works and will never leave?
 fn check(
     writer: &Writer<'_>,
-    made: ObjectHandle,
+    made: &Made,
     label: &str,
     bring: &Bring<'_>,
     is_wrapped: bool,
 ) -> Result<FoundKey, Failure> {
-    let key = writer.read(made, label)?;
+    let key = writer
+        .read(made, label)?
+        .ok_or_else(|| refused(format!("the token gave it another label than {label}")))?;
     let told = key.attributes.value_len;
     let len = if told.is_none() && is_wrapped { measured(writer, bring) } else { told };
     if let Some(len) = len.filter(|len| *len != KEK_LEN) {
@@ -154,7 +143,7 @@ fn check(
         return Err(refused("the token would let the key out, though it was told not to".into()));
     }
     let fingerprint = key.fingerprint.clone()?;
-    keys::unwraps(&writer.tools, made.handle(), &fingerprint)?;
+    keys::unwraps(&writer.tools, made.key.handle(), &fingerprint)?;
     Ok(key)
 }
 

@@ -4,7 +4,7 @@
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::Error as CryptokiError;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki_sys as sys;
@@ -45,7 +45,7 @@ pub(super) fn inspect(
         },
         sessions: room(now.session_count(), now.max_session_count()),
         rw_sessions: room(now.rw_session_count(), now.max_rw_session_count()),
-        free_private_memory: now.free_private_memory().map(|bytes| bytes as u64),
+        free_private_memory: free(now.total_private_memory(), now.free_private_memory()),
         utc_time: now.utc_time().map(|time| time.as_iso8601_string()),
         mechanisms: mechanisms(tools, slot),
         kw: try_known(Algorithm::Kw)?,
@@ -64,6 +64,11 @@ fn room(used: Option<u64>, most: Limit) -> Room {
         Limit::Unavailable => Most::Unknown,
     };
     Room { used, most }
+}
+
+/// A token that has no memory at all just does not tell.
+fn free(total: Option<usize>, free: Option<usize>) -> Option<u64> {
+    total.filter(|total| *total > 0).and(free).map(|bytes| bytes as u64)
 }
 
 fn mechanisms(tools: &Tools<'_>, slot: Slot) -> Vec<MechanismUse> {
@@ -97,9 +102,8 @@ fn keys(
     session: &Session,
     base: &str,
 ) -> Result<Vec<InspectedKey>, CryptokiError> {
-    let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
     let mut found = Vec::new();
-    for handle in session.find_objects(&template)? {
+    for handle in session.find_objects(&keys::wanted(tools.profile))? {
         let Some(key) = keys::read(tools, session, handle, base)? else { continue };
         let attributes = key.attributes;
         let (needed, surplus) = rights(tools.methods, &attributes, session, handle);
@@ -154,4 +158,18 @@ fn flag(session: &Session, handle: ObjectHandle, kind: AttributeType) -> Option<
         | Attribute::Copyable(is) => Some(is),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_leaves_its_memory_0_does_not_tell_it() {
+        assert_eq!(free(Some(0), Some(0)), None);
+        assert_eq!(free(None, Some(100)), None);
+        assert_eq!(free(Some(1000), None), None);
+        assert_eq!(free(Some(1000), Some(0)), Some(0));
+        assert_eq!(free(Some(1000), Some(100)), Some(100));
+    }
 }

@@ -12,7 +12,7 @@ use super::ffi::Object;
 use super::wrap::{Tools, WrapError, buffer};
 use super::writer::Writer;
 use crate::algorithm::Algorithm;
-use crate::config::Profile;
+use crate::config::{KekType, Profile};
 use crate::generation::Generation;
 use crate::token::protocol::{Attributes, Class, Failure, Fingerprint, FoundKey, Method};
 
@@ -44,6 +44,15 @@ impl Handles {
     }
 }
 
+/// What every KEK shows to a search, whatever its label.
+pub(super) fn wanted(profile: &Profile) -> [Attribute; 2] {
+    let key_type = match profile.key_type {
+        KekType::Aes => KeyType::AES,
+        KekType::GenericSecret => KeyType::GENERIC_SECRET,
+    };
+    [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(key_type)]
+}
+
 /// Finds all keys of the keyring's label and remembers where they are.
 ///
 /// Every fingerprint is made anew: a token may give a new key the handle, the
@@ -56,7 +65,7 @@ pub(super) fn find(
     handles: &Handles,
 ) -> Result<Vec<FoundKey>, Failure> {
     let lost = |error| errors::from_cryptoki(&error, "searching for KEKs", tools.profile);
-    let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
+    let template = wanted(tools.profile);
     let mut found: Vec<FoundKey> = Vec::new();
     let mut places: Vec<(Fingerprint, Object)> = Vec::new();
     for handle in session.find_objects(&template).map_err(lost)? {
@@ -128,11 +137,8 @@ fn labelled(
 ) -> Result<Vec<ObjectHandle>, Failure> {
     let Writer { session, tools, base, .. } = writer;
     let failed = |error| errors::from_cryptoki(&error, "searching for a KEK", tools.profile);
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Label(label.as_bytes().to_vec()),
-    ];
+    let [class, key_type] = wanted(tools.profile);
+    let template = [class, key_type, Attribute::Label(label.as_bytes().to_vec())];
     let mut found = Vec::new();
     for handle in session.find_objects(&template).map_err(failed)? {
         let Some(key) = read(tools, session, handle, base).map_err(failed)? else { continue };
@@ -185,7 +191,8 @@ pub(super) fn read(
         Err(Failure::new(Class::Refused, "its attributes do not let it wrap"))
     };
     let start_date = date(session, handle, AttributeType::StartDate);
-    Ok(Some(FoundKey { label, generation, id, start_date, attributes, fingerprint }))
+    let left_out = Vec::new();
+    Ok(Some(FoundKey { label, generation, id, start_date, attributes, fingerprint, left_out }))
 }
 
 /// A key that says itself that it cannot is not tried: nobody knows what code a token

@@ -7,7 +7,7 @@
 
 use aes_kw::{KeyInit, KwAes256, KwpAes256};
 use cryptoki::error::Error as CryptokiError;
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::errors;
@@ -37,27 +37,17 @@ const WRAPPED: [u8; 40] = [
 /// Lengths that tell padding from no padding: a block and less, more than one, an odd one.
 const KWP_LENGTHS: [usize; 4] = [5, 8, 20, 31];
 
-/// The known key on the token. Destroyed on every path.
-struct Known<'a> {
-    session: &'a Session,
-    handle: ObjectHandle,
-}
+/// Its label while it is there: no keyring's, since none ends in a word.
+const LABEL: &str = "p11-kms known answer";
 
-impl Drop for Known<'_> {
-    fn drop(&mut self) {
-        // It ends with its session at the latest.
-        let _ = self.session.destroy_object(self.handle);
-    }
-}
-
-/// Compares, both ways.
+/// Compares, both ways. The key is destroyed whatever comes of it.
 pub(super) fn compare(
     tools: &Tools<'_>,
     session: &Session,
     algorithm: Algorithm,
 ) -> Result<Answer, Failure> {
-    let known = match bring(tools, session) {
-        Ok(handle) => Known { session, handle },
+    let key = match bring(tools, session) {
+        Ok(key) => key,
         Err(error) => {
             let failure = errors::from_cryptoki(&error, "importing a known key", tools.profile);
             // A code that can mean a lost token means here that it will not have the key, as
@@ -68,18 +58,63 @@ pub(super) fn compare(
             };
         }
     };
+    let passes = is_of_session(session, key);
+    let compared = if passes == Some(true) {
+        judge(tools, key, algorithm)
+    } else {
+        Answer::Untried(match passes {
+            Some(_) => "the token made it a token object, though told not to".to_owned(),
+            None => "the token does not tell that it is a session object".to_owned(),
+        })
+    };
+    Ok(match session.destroy_object(key) {
+        Ok(()) => compared,
+        Err(error) if errors::is_gone(&error) => compared,
+        Err(error) => {
+            let why = errors::from_cryptoki(&error, "destroying the known key", tools.profile);
+            left(compared, passes == Some(true), &why.message)
+        }
+    })
+}
+
+/// What is told of a known key that could not be destroyed.
+fn left(compared: Answer, passes: bool, why: &str) -> Answer {
+    let how_long = if passes { "until the session ends" } else { "perhaps for good" };
+    let left = format!("{why}: it stays there {how_long}, with the label \"{LABEL}\"");
+    match compared {
+        Answer::Other(how) => Answer::Other(format!("{how}. And {left}")),
+        _ => Answer::Left(left),
+    }
+}
+
+/// Does it go with the session? Some tokens make whatever they are given a token object.
+fn is_of_session(session: &Session, key: ObjectHandle) -> Option<bool> {
+    let values = session.get_attributes(key, &[AttributeType::Token]).ok()?;
+    values.into_iter().find_map(|value| match value {
+        Attribute::Token(stays) => Some(!stays),
+        _ => None,
+    })
+}
+
+fn judge(tools: &Tools<'_>, key: ObjectHandle, algorithm: Algorithm) -> Answer {
     let data: Vec<&[u8]> = match algorithm {
         Algorithm::Kw => vec![&DATA],
         Algorithm::Kwp => KWP_LENGTHS.iter().filter_map(|len| DATA.get(..*len)).collect(),
     };
-    let compared = data.into_iter().try_for_each(|data| {
-        let wanted = on_the_host(algorithm, data).ok_or("the host could not wrap")?;
+    for data in data {
+        let Some(wanted) = on_the_host(algorithm, data) else {
+            return Answer::Untried("the host could not wrap".to_owned());
+        };
         if algorithm == Algorithm::Kw && wanted != WRAPPED {
-            return Err("the host does not get the result of RFC 3394 section 4.6".to_owned());
+            let what = "the host does not get the result of RFC 3394 section 4.6";
+            return Answer::Other(what.to_owned());
         }
-        both_ways(tools, known.handle, algorithm, data, &wanted)
-    });
-    Ok(compared.map_or_else(Answer::Other, |()| Answer::Same))
+        match both_ways(tools, key, algorithm, data, &wanted) {
+            Answer::Same => {}
+            other => return other,
+        }
+    }
+    Answer::Same
 }
 
 fn bring(tools: &Tools<'_>, session: &Session) -> Result<ObjectHandle, CryptokiError> {
@@ -89,6 +124,7 @@ fn bring(tools: &Tools<'_>, session: &Session) -> Result<ObjectHandle, CryptokiE
         Attribute::KeyType(KeyType::AES),
         // A session object: nothing of it stays.
         Attribute::Token(false),
+        Attribute::Label(LABEL.into()),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
@@ -115,32 +151,63 @@ fn both_ways(
     algorithm: Algorithm,
     data: &[u8],
     wanted: &[u8],
-) -> Result<(), String> {
+) -> Answer {
     let len = data.len();
-    let failed = |doing: &str, error: WrapError| format!("{doing} {len} bytes: {error}");
     let mut out = buffer();
-    let blob = tools
-        .wrap(algorithm, key.handle(), data, &mut out)
-        .map_err(|error| failed("wrapping", error))?;
-    if blob != wanted {
-        return Err(format!("the token wraps {len} bytes otherwise than the host does"));
+    match tools.wrap(algorithm, key.handle(), data, &mut out) {
+        Ok(blob) if blob == wanted => {}
+        Ok(_) => {
+            let how = format!("the token wraps {len} bytes otherwise than the host does");
+            return Answer::Other(how);
+        }
+        Err(error) => return failed("wrapping", len, &error),
     }
     let mut out = buffer();
-    let back = tools
-        .unwrap(algorithm, key.handle(), wanted, &mut out)
-        .map_err(|error| failed("unwrapping", error))?;
-    if back != data {
-        return Err(format!("the token unwraps {len} bytes otherwise than the host wrapped them"));
+    match tools.unwrap(algorithm, key.handle(), wanted, &mut out) {
+        Ok(back) if back == data => Answer::Same,
+        Ok(_) => Answer::Other(format!(
+            "the token unwraps {len} bytes otherwise than the host wrapped them"
+        )),
+        Err(error) => failed("unwrapping", len, &error),
     }
-    Ok(())
+}
+
+/// A length that cannot be is the token's way to wrap; a call that failed says nothing about it.
+fn failed(doing: &str, len: usize, error: &WrapError) -> Answer {
+    let how = format!("{doing} {len} bytes: {error}");
+    match error {
+        WrapError::Length { .. } | WrapError::Integrity | WrapError::Wrong => Answer::Other(how),
+        WrapError::Call(_) | WrapError::NoMethod(_) => Answer::Untried(how),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::ffi::CallError;
 
     #[test]
     fn the_host_gets_the_result_of_the_rfc() {
         assert_eq!(on_the_host(Algorithm::Kw, &DATA).unwrap(), WRAPPED);
+    }
+    #[test]
+    fn only_what_differs_is_a_disagreement() {
+        use cryptoki_sys as sys;
+        let call = CallError { function: "C_WrapKey", code: sys::CKR_DEVICE_ERROR };
+        assert!(matches!(failed("wrapping", 32, &call.into()), Answer::Untried(_)));
+        let length = WrapError::Length { function: "wrap", wanted: 40, got: 48 };
+        assert!(matches!(failed("wrapping", 32, &length), Answer::Other(_)));
+    }
+
+    #[test]
+    fn a_known_key_that_stays_is_told_with_its_label() {
+        for (compared, stays) in [(Answer::Same, "ends"), (Answer::Untried("x".into()), "ends")] {
+            let Answer::Left(told) = left(compared, true, "no") else { panic!("it is left") };
+            assert!(told.contains(LABEL) && told.contains(stays), "{told}");
+        }
+        let Answer::Other(told) = left(Answer::Other("bytes".into()), false, "no") else {
+            panic!("a disagreement is worse")
+        };
+        assert!(told.contains("bytes. And no") && told.contains("for good"), "{told}");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::{fs, iter};
 
-use p11_kms::config::{Config, EcbMechanism, Login, Method, Profile, ValueLen};
+use p11_kms::config::{Config, EcbMechanism, KekType, Login, Method, Profile, ValueLen};
 
 use crate::document;
 
@@ -151,6 +151,15 @@ fn facts(profile: &Profile) -> String {
         ("C_Finalize at the end", yes(profile.finalize)),
         ("p11-kms keeps its record on the token", yes(profile.data_objects)),
         ("a new KEK gets CKA_START_DATE", yes(profile.start_date)),
+        ("a new KEK is denied what it does not need", yes(profile.deny_rights)),
+        (
+            "a KEK is found as",
+            match profile.key_type {
+                KekType::Aes => "CKK_AES",
+                KekType::GenericSecret => "CKK_GENERIC_SECRET",
+            }
+            .to_owned(),
+        ),
         (
             "a worker is replaced after",
             profile

@@ -16,7 +16,7 @@ use super::findings::Findings;
 use crate::audit;
 use crate::cli::{CheckId, Cli};
 use crate::commands::token_access::records;
-use crate::config::{AuditPlace, Config, Profile};
+use crate::config::{AuditPlace, Config, PinError, Profile};
 use crate::keyring::Record;
 use crate::state::{StateDir, StateError};
 
@@ -103,9 +103,16 @@ fn profile_fit(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
+/// Only a worker reads the PIN. Here it is enough that there is one.
 fn pin(config: &Config, findings: &mut Findings<'_>) {
-    match config.token.pin.read() {
-        Ok(_) => findings.pass(CheckId::PinSource, "the PIN can be read, and by few"),
+    let source = &config.token.pin;
+    let looked = source.check().and_then(|()| {
+        let path = source.path()?;
+        let is_empty = fs::metadata(&path).is_ok_and(|found| found.len() == 0);
+        if is_empty { Err(PinError::Empty(path)) } else { Ok(()) }
+    });
+    match looked {
+        Ok(()) => findings.pass(CheckId::PinSource, "the PIN can be read, and by few"),
         Err(error) => findings.fail(
             CheckId::PinSource,
             error.to_string(),

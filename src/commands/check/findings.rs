@@ -27,7 +27,8 @@ pub(super) struct Finding {
     untried: Option<CheckId>,
 }
 
-/// All lines of those checks that are asked for.
+/// All lines, also of those checks that are not asked for: one of them may be the cause why
+/// another could not be tried.
 pub(super) struct Findings<'a> {
     args: &'a CheckArgs,
     lines: Vec<Finding>,
@@ -84,9 +85,20 @@ impl<'a> Findings<'a> {
         remedy: String,
         untried: Option<CheckId>,
     ) {
-        if self.args.wants(id) {
-            self.lines.push(Finding { id, result, message, remedy, untried });
-        }
+        self.lines.push(Finding { id, result, message, remedy, untried });
+    }
+
+    /// What was said of it holds no more.
+    pub(super) fn take_back(&mut self, id: CheckId) {
+        self.lines.retain(|finding| finding.id != id);
+    }
+
+    /// Is it asked for, or the failure that something asked for could not be tried for?
+    fn counts(&self, finding: &Finding) -> bool {
+        let is_cause =
+            |other: &Finding| other.untried == Some(finding.id) && self.args.wants(other.id);
+        self.args.wants(finding.id)
+            || (finding.result == Grade::Fail && self.lines.iter().any(is_cause))
     }
 
     fn has(&self, id: CheckId) -> bool {
@@ -104,12 +116,18 @@ impl<'a> Findings<'a> {
     }
 
     pub(super) fn worst(&self) -> Grade {
-        self.lines.iter().map(|finding| finding.result).max().unwrap_or(Grade::Pass)
+        let count = self.lines.iter().filter(|finding| self.counts(finding));
+        count.map(|finding| finding.result).max().unwrap_or(Grade::Pass)
     }
 
     /// What is to be shown, in the order of the checks.
     pub(super) fn shown(mut self) -> Vec<Finding> {
-        self.lines.retain(|finding| !self.args.quiet || finding.result > Grade::Pass);
+        let is_shown = |finding: &Finding| {
+            self.counts(finding) && (!self.args.quiet || finding.result > Grade::Pass)
+        };
+        let shown: Vec<bool> = self.lines.iter().map(is_shown).collect();
+        let mut shown = shown.into_iter();
+        self.lines.retain(|_| shown.next() == Some(true));
         self.lines.sort_by_key(|finding| finding.id);
         self.lines
     }
@@ -165,6 +183,31 @@ mod tests {
         let text = text(&shown);
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.contains("put login right first: module, token"), "{text}");
+    }
+
+    #[test]
+    fn a_cause_is_told_and_counts_although_it_is_not_asked_for() {
+        for args in [
+            CheckArgs { only: vec![CheckId::Login, CheckId::RoundTrip], ..all_checks() },
+            CheckArgs { skip: vec![CheckId::Token], ..all_checks() },
+        ] {
+            let mut findings = Findings::new(&args);
+            findings.fail(CheckId::Token, "no", "do");
+            findings.fail(CheckId::Swap, "no", "do");
+            findings.rest_untried(CheckId::Token);
+            assert_eq!(findings.worst(), Grade::Fail);
+            let shown = findings.shown();
+            let of = |id| shown.iter().filter(|finding| finding.id == id).count();
+            assert_eq!((of(CheckId::Token), of(CheckId::RoundTrip)), (1, 1));
+            assert_eq!(of(CheckId::Swap), usize::from(args.wants(CheckId::Swap)));
+        }
+        // What ends nothing that is asked for is left out.
+        let args = CheckArgs { only: vec![CheckId::Swap], ..all_checks() };
+        let mut findings = Findings::new(&args);
+        findings.fail(CheckId::Token, "no", "do");
+        findings.rest_untried(CheckId::Token);
+        assert_eq!(findings.worst(), Grade::Pass);
+        assert!(findings.shown().is_empty());
     }
 
     #[test]

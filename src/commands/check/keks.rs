@@ -140,8 +140,9 @@ fn usage(key: &InspectedKey, findings: &mut Findings<'_>) {
         findings.warn(
             CheckId::KekUsage,
             format!("\"{label}\" has {}, and needs only {may}", surplus.join(", ")),
-            "a KEK that `p11-kms key generate` makes has no more than it needs. If this one can be \
-             changed, take the rights away with the token's own tool",
+            "`p11-kms key generate` asks for no more than is needed, and says what the token would not \
+             take. If this one can be changed, take the rights away with the token's own tool; \
+             otherwise it is as good as the token lets it be",
         );
     }
 }

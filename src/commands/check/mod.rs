@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use self::findings::{Findings, Grade, text};
 use super::token_access::Access;
 use super::{Exit, Failed, runtime};
-use crate::cli::{CheckArgs, CheckId, Cli};
+use crate::cli::{CheckArgs, CheckId, Cli, Output};
 use crate::config::Config;
 
 /// For what only its owner can find out.
@@ -47,7 +47,10 @@ pub(super) fn run(cli: &Cli, args: &CheckArgs) -> Result<Option<Exit>, Failed> {
     }
     let worst = findings.worst();
     let shown = findings.shown();
-    cli.print(text(&shown), &shown)?;
+    // Quiet is silent for people; programs want an array all the same.
+    if !shown.is_empty() || cli.output == Output::Json {
+        cli.print(text(&shown), &shown)?;
+    }
     let no = worst == Grade::Fail || (args.strict && worst == Grade::Warn);
     Ok(no.then_some(Exit::No))
 }

@@ -107,8 +107,9 @@ fn not_reached(failure: &Failure, findings: &mut Findings<'_>) {
     if failure.class == Class::PinAtRisk {
         findings.fail(CheckId::Login, "no login was tried: one could lock the PIN", remedy);
     }
-    // Of the PIN's file all has been said, unless it has just changed.
+    // Of the PIN's file all has been said, unless it has just changed or holds no PIN.
     if !findings.has_failed(cause) {
+        findings.take_back(cause);
         findings.fail(cause, message, remedy);
     }
     findings.rest_untried(cause);
@@ -228,33 +229,37 @@ fn clock(shown: Option<&str>, now: Timestamp, findings: &mut Findings<'_>) {
 
 fn sessions(config: &Config, found: &Inspection, running: bool, findings: &mut Findings<'_>) {
     let profile = &config.token.profile;
-    let daemon = (profile.workers * profile.sessions) as u64;
-    // One worker may be replaced, and a command may come: it reads in one and writes in one.
-    let besides = profile.sessions as u64 + 2;
-    let kinds = [
-        ("sessions", found.sessions, daemon, besides),
-        match profile.read_write_sessions {
-            true => ("read-write sessions", found.rw_sessions, daemon, besides),
-            false => ("read-write sessions", found.rw_sessions, 0, 1),
-        },
-    ];
+    let worker = profile.sessions as u64;
+    let all = Wanted {
+        worker,
+        daemon: profile.workers as u64 * worker,
+        // One worker may be replaced, and a command may come: it reads in one and writes in one.
+        besides: worker + 2,
+    };
+    let writing = match profile.read_write_sessions {
+        true => all,
+        false => Wanted { worker: 0, daemon: 0, besides: 1 },
+    };
+    let kinds =
+        [("sessions", found.sessions, all), ("read-write sessions", found.rw_sessions, writing)];
     let mut told = Vec::new();
-    for (name, room, daemon, besides) in kinds {
-        match headroom(room, daemon, besides, running) {
+    for (name, room, wanted) in kinds {
+        match headroom(room, wanted, running) {
             Headroom::Enough(words) => told.push(format!("{name}: {words}")),
             Headroom::Tight(words) => {
                 return findings.warn(
                     CheckId::Sessions,
                     format!("{name}: {words}"),
-                    "lower token.sessions or token.workers, or raise the token's limit; other hosts \
-                     count as well",
+                    "PKCS#11 counts the sessions of one process, and that is enough. If your token \
+                     counts those of all processes or hosts, lower token.sessions or \
+                     token.workers, or raise its limit",
                 );
             }
             Headroom::TooFew(words) => {
                 return findings.fail(
                     CheckId::Sessions,
                     format!("{name}: {words}"),
-                    "lower token.sessions or token.workers, or raise the token's limit",
+                    "lower token.sessions, or raise the token's limit",
                 );
             }
         }
@@ -269,8 +274,21 @@ enum Headroom {
     TooFew(String),
 }
 
-/// Is there room for the `daemon`, which may be `running` already, and for what comes `besides`?
-fn headroom(room: Room, daemon: u64, besides: u64, running: bool) -> Headroom {
+/// How many sessions there should be room for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// In one worker. Each is a process.
+    worker: u64,
+    /// In all workers.
+    daemon: u64,
+    /// Now and then.
+    besides: u64,
+}
+
+/// Is there room for a worker, whatever the token counts, and, if it counts the sessions of all
+/// processes, for the daemon, which may be `running` already, and the rest?
+fn headroom(room: Room, wanted: Wanted, running: bool) -> Headroom {
+    let Wanted { worker, daemon, besides } = wanted;
     let wanted = daemon + besides;
     let most = match room.most {
         Most::Of(most) => most,
@@ -278,10 +296,11 @@ fn headroom(room: Room, daemon: u64, besides: u64, running: bool) -> Headroom {
         Most::Unknown => return Headroom::Enough("the limit is not told".to_owned()),
     };
     let used = room.used.map_or(String::new(), |used| format!(", {used} in use now"));
-    let words = format!("{most} at most{used}, {wanted} wanted");
+    let words =
+        format!("{most} at most{used}; {worker} wanted by a worker, {wanted} by all and a command");
     // Our own one is in use as well, and among those that are wanted.
     let free = most.saturating_sub(room.used.unwrap_or(0).saturating_sub(1));
-    if most < daemon {
+    if most < worker {
         Headroom::TooFew(words)
     } else if most < wanted || free < if running { besides } else { wanted } {
         Headroom::Tight(words)
@@ -319,6 +338,16 @@ fn answer(id: CheckId, answer: &Answer, findings: &mut Findings<'_>) {
             id,
             format!("under a known key the token and the host do not agree: {how}"),
             "do not use this token so: choose another token.method or the token's own profile",
+        ),
+        Answer::Untried(why) => findings.warn(
+            id,
+            format!("not tried to the end: a known key is there, but {why}"),
+            "see what the token's own log says; round-trip tries the active KEK",
+        ),
+        Answer::Left(left) => findings.warn(
+            id,
+            format!("a key that everybody knows may be left on the token: {left}"),
+            "destroy it with another tool; p11-kms never takes it for a KEK",
         ),
         Answer::NoKey(why) => findings.warn(
             id,
@@ -358,17 +387,21 @@ mod tests {
     #[test]
     fn sessions_must_do_for_all() {
         use Headroom::{Enough, Tight, TooFew};
-        assert!(matches!(headroom(of(1, 5), 2, 3, false), Enough(_)));
-        assert!(matches!(headroom(of(1, 4), 2, 3, false), Tight(_)), "no room for a command");
-        assert!(matches!(headroom(of(2, 5), 2, 3, false), Tight(_)), "another has one");
-        assert!(matches!(headroom(of(3, 5), 2, 3, true), Enough(_)), "it is our daemon");
-        assert!(matches!(headroom(of(4, 5), 2, 3, true), Tight(_)));
-        assert!(matches!(headroom(of(1, 1), 2, 3, false), TooFew(_)));
+        // Two workers with two each.
+        let headroom =
+            |room, running| headroom(room, Wanted { worker: 2, daemon: 4, besides: 3 }, running);
+        assert!(matches!(headroom(of(1, 7), false), Enough(_)));
+        assert!(matches!(headroom(of(1, 6), false), Tight(_)), "no room for a command");
+        assert!(matches!(headroom(of(2, 7), false), Tight(_)), "another has one");
+        assert!(matches!(headroom(of(5, 7), true), Enough(_)), "it is our daemon");
+        assert!(matches!(headroom(of(6, 7), true), Tight(_)));
+        assert!(matches!(headroom(of(1, 2), false), Tight(_)), "enough for each process");
+        assert!(matches!(headroom(of(1, 1), false), TooFew(_)));
         let unknown = Room { used: None, most: Most::Unknown };
-        assert!(matches!(headroom(unknown, 99, 3, false), Enough(_)));
+        assert!(matches!(headroom(unknown, false), Enough(_)));
         let infinite = Room { used: Some(10), most: Most::Infinite };
-        assert!(matches!(headroom(infinite, 99, 3, false), Enough(_)));
-        assert!(matches!(headroom(Room { used: None, ..of(0, 5) }, 2, 3, false), Enough(_)));
+        assert!(matches!(headroom(infinite, false), Enough(_)));
+        assert!(matches!(headroom(Room { used: None, ..of(0, 7) }, false), Enough(_)));
     }
 
     /// What each of them makes of what no token of the tests shows.
@@ -404,6 +437,8 @@ mod tests {
             (Answer::Same, "Pass"),
             (Answer::Other("how".into()), "Fail"),
             (Answer::NoKey("why".into()), "Warn"),
+            (Answer::Untried("why".into()), "Warn"),
+            (Answer::Left("why".into()), "Warn"),
         ] {
             assert_eq!(grade(&|it| answer(CheckId::KnownAnswer, &told, it)), wanted);
         }

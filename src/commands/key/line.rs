@@ -35,6 +35,9 @@ pub(super) struct Line {
     pub(super) last_decrypt: Option<Sighting>,
     pub(super) attributes: Option<Attributes>,
     pub(super) problems: Vec<String>,
+    /// Of one that was just made: what the token would not have in its template.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) left_out: Vec<String>,
 }
 
 impl Line {
@@ -110,11 +113,24 @@ impl Line {
     /// What was done to it, with its name.
     pub(super) fn told(&self, done: &str) -> String {
         format!(
-            "{done} KEK \"{}\" (generation {})\nkey_id {}\nstate {}",
+            "{done} KEK \"{}\" (generation {})\nkey_id {}\nstate {}{}",
             self.label,
             self.generation,
             self.key_id.as_deref().unwrap_or_default(),
-            self.state
+            self.state,
+            self.note()
+        )
+    }
+
+    /// A line about what was left out; nothing if nothing was.
+    pub(super) fn note(&self) -> String {
+        if self.left_out.is_empty() {
+            return String::new();
+        }
+        format!(
+            "\nnote: made without {}, which the token refused; `p11-kms check` shows the rights that \
+             it has (kek-usage)",
+            self.left_out.join(", ")
         )
     }
 

@@ -87,7 +87,7 @@ pub(super) async fn shown(access: &Access, made: &FoundKey) -> Result<Line, Fail
         };
         let mut same = keks.filter(is_it);
         if let Some(kek) = same.next() {
-            return Ok(Line::of_kek(&ring, kek));
+            return Ok(Line { left_out: made.left_out.clone(), ..Line::of_kek(&ring, kek) });
         }
         if Instant::now() >= end {
             let why = looked.err().map_or_else(String::new, |error| format!(" ({error})"));

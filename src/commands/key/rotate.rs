@@ -56,7 +56,7 @@ pub(super) async fn rotate(
             Outcome { rotated: true, reason, kek }
         }
     };
-    cli.print(&outcome.reason, &outcome)
+    cli.print(format!("{}{}", outcome.reason, outcome.kek.note()), &outcome)
 }
 
 /// Why no KEK is made now, and which one is enough.

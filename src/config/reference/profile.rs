@@ -59,6 +59,13 @@ pub const PROFILE: &[Key] = keys! {
     /// a new KEK is given the day as CKA_START_DATE; where the token refuses that, it is made
     /// without
     "start-date" = true;
+    /// the template of a new KEK says false to each right that the method does not need. Where the
+    /// token refuses one of CKA_SIGN, CKA_VERIFY and CKA_DERIVE, the KEK is made without that one.
+    /// `false`: the template leaves all of these out, for a token that fails over them
+    "deny-rights" = true;
+    /// the CKA_KEY_TYPE of KEKs in a search: `aes`, or `generic-secret` for a module that shows
+    /// AES keys so. New KEKs are made as AES keys all the same
+    "key-type" = "aes";
     /// a worker is replaced after so many session objects; 0: never
     "replace-after-objects" = 0;
     /// the longest call to the token, 100ms to 1m; then its worker is replaced

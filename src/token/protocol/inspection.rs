@@ -16,11 +16,13 @@ pub struct Inspection {
     pub firmware: String,
     /// The flags of the token as they were before the login, which may clear some.
     pub flags: TokenFlags,
-    /// Sessions on the token, of all processes.
+    /// Sessions of this worker: PKCS#11 counts those of one process, though some tokens count
+    /// those of all.
     pub sessions: Room,
-    /// Read-write sessions on the token, of all processes.
+    /// The same for read-write sessions.
     pub rw_sessions: Room,
-    /// Bytes that are free for private objects; `None` if the token does not tell.
+    /// Bytes that are free for private objects; `None` if the token does not tell, or tells of no
+    /// memory at all.
     pub free_private_memory: Option<u64>,
     /// What its clock showed, if it has one: `2030-12-31T23:59:59Z`.
     pub utc_time: Option<String>,
@@ -89,10 +91,14 @@ pub struct MechanismUse {
 pub enum Answer {
     /// The token and the host agree to the last byte.
     Same,
-    /// They do not, and where.
+    /// Their bytes differ, and where.
     Other(String),
     /// The token takes no key that is known, and why.
     NoKey(String),
+    /// A call failed, and how: nobody knows whether they would agree.
+    Untried(String),
+    /// The known key could not be destroyed, and what may be left of it.
+    Left(String),
 }
 
 /// A key of the keyring's label, with all that is not asked of it every day.
