@@ -12,7 +12,7 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::audit::lines_of;
@@ -434,6 +434,30 @@ async fn a_rename_makes_a_new_file_and_loses_nothing() {
     let ended = token.verify(&[files[1], files[0], files[2], files[3]]);
     assert_eq!((ended.code(), &ended.json()["broken"]["kind"]), (Some(1), &json!("moved")));
     assert_eq!(fs::metadata(token.audit()).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+/// No line is left to show it, so the daemon has to.
+#[tokio::test]
+async fn a_log_that_is_deleted_or_emptied_is_told() {
+    let token = Token::with_kek().audited("");
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    let faults: [(&str, fn(&Path)); 2] = [
+        ("was emptied", |path| drop(File::create(path).unwrap())),
+        ("was deleted", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (what, fault) in faults {
+        client.encrypt(&seed(1, 32)).await.unwrap();
+        fault(&token.audit());
+        client.encrypt(&seed(2, 32)).await.unwrap();
+        let is_it = |line: &Value| line["detail"].as_str().is_some_and(|it| it.contains(what));
+        let gap = token.audit_line(what, is_it).await;
+        assert_eq!(gap["event"], "gap");
+        daemon.logged(what).await;
+    }
+    daemon.stop().await;
+    // The chain goes on, from where the record begins now.
+    assert_eq!(token.verify(&[&token.audit()]).code(), Some(0));
 }
 
 /// Somebody holds the head's lock: to the daemon that is a disk that hangs.

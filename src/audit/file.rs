@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::head::{Head, give_to_owner_of};
-use super::tail::{self, Tail};
+use super::tail::{self, Repair, Tail};
 
 /// Its owner writes, its group may read.
 const MODE: u32 = 0o640;
@@ -88,17 +88,32 @@ impl LogFile {
     /// Makes sure that the end of the file fits the head: where the next line goes, and what was
     /// found wrong.
     pub(super) fn prepare(&mut self, head: Option<Head>) -> io::Result<Tail> {
+        let mut what = None;
         if !self.is_still_there() {
+            // One that was renamed still has a name.
+            if self
+                .open
+                .as_ref()
+                .is_some_and(|file| file.metadata().is_ok_and(|it| it.nlink() == 0))
+            {
+                what = Some("the log's file was deleted, or compressed too soon");
+            }
             self.open()?;
         }
         let file = self.open.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let size = file.metadata()?.len();
+        if size == 0 && self.known.as_ref().is_some_and(|(_, before)| *before > 0) {
+            what = Some("the log's file was emptied");
+        }
         if let Some(head) = &head
             && self.known.as_ref().is_some_and(|known| *known == (head.clone(), size))
         {
             return Ok(Tail::whole(head.clone()));
         }
-        tail::look(file, size, head)
+        let mut tail = tail::look(file, size, head)?;
+        let what = what.map(|what| format!("{what} after line {}", tail.head.seq));
+        tail.repairs.extend(what.map(|what| Repair { lines: 0, what }));
+        Ok(tail)
     }
 
     /// Appends lines; `ends` are the offsets behind each. How many are in the file as a whole,

@@ -2,7 +2,7 @@
 //! `audit verify`: is the audit log as it was written?
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Exit, Failed};
@@ -10,6 +10,9 @@ use crate::audit::verify::Verifier;
 use crate::audit::{HEAD_NAME, Head};
 use crate::cli::{AuditCommand, Cli, Verify};
 use crate::config::{Audit, AuditPlace};
+
+/// How a file begins that gzip has made (RFC 1952, section 2.3.1).
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 pub(super) fn run(cli: &Cli, command: &AuditCommand) -> Result<Option<Exit>, Failed> {
     let AuditCommand::Verify(wanted) = command;
@@ -62,6 +65,11 @@ fn read(path: &Path, is_last: bool, verifier: &mut Verifier) -> io::Result<()> {
         return verifier.read("-", &mut io::stdin().lock());
     }
     let (name, mut source) = (path.display().to_string(), BufReader::new(File::open(path)?));
+    if source.fill_buf()?.starts_with(GZIP) {
+        let name = path.display();
+        let what = format!("it is compressed: zcat {name} | p11-kms audit verify -");
+        return Err(io::Error::other(what));
+    }
     match is_last {
         true => verifier.read_last(&name, &mut source),
         false => verifier.read(&name, &mut source),

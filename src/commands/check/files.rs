@@ -20,6 +20,9 @@ use crate::config::{AuditPlace, Config, PinError, Profile};
 use crate::keyring::Record;
 use crate::state::{StateDir, StateError};
 
+/// Less room than this does not do for the next few lines, in bytes.
+const NO_ROOM: u64 = 64 << 10;
+
 /// Less room than this for an audit log is a warning, in bytes: some 100,000 lines.
 const LITTLE_ROOM: u64 = 64 << 20;
 
@@ -209,6 +212,13 @@ fn audit_log(config: &Config, daemon: u32, findings: &mut Findings<'_>) {
     };
     let shown = path.display();
     let directory = path.parent().unwrap_or(Path::new("/"));
+    if let Ok(Some(found)) = who_may_change(directory, daemon)
+        && found.by == By::All
+    {
+        let place = found.path.display();
+        let message = format!("everybody may write to {place}, and move the log away");
+        return findings.fail(CheckId::AuditLog, message, format!("chmod go-w {place}"));
+    }
     // Root may write anywhere; the daemon may not.
     let owner = fs::metadata(path).or_else(|_| fs::metadata(directory)).map(|found| found.uid());
     let free = statvfs(directory).map(|disk| disk.blocks_available() * disk.fragment_size());
@@ -217,6 +227,11 @@ fn audit_log(config: &Config, daemon: u32, findings: &mut Findings<'_>) {
             let message = format!("{shown} belongs to uid {owner}, and the daemon is uid {daemon}");
             findings.warn(CheckId::AuditLog, message, AS_THE_DAEMON);
         }
+        (_, Ok(free)) if free < NO_ROOM => findings.fail(
+            CheckId::AuditLog,
+            format!("the disk of {shown} is full"),
+            "make room: calls are refused as audit.on-failure says",
+        ),
         (_, Ok(free)) if free < LITTLE_ROOM => findings.warn(
             CheckId::AuditLog,
             format!("{} MB are left on the disk of {shown}", free >> 20),
