@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::AS_THE_DAEMON;
 use super::findings::Findings;
@@ -198,6 +198,11 @@ fn who_may_change(path: &Path, daemon: u32) -> io::Result<Option<Loose>> {
     Ok(worst)
 }
 
+/// May we make a file or a directory in it?
+fn can_make_in(directory: &Path) -> bool {
+    access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
 /// The daemon makes the file, and its directory must be there.
 fn audit_log(config: &Config, daemon: u32, findings: &mut Findings<'_>) {
     let Some(audit) = &config.audit else {
@@ -257,7 +262,7 @@ pub(super) fn state(config: &Config, findings: &mut Findings<'_>) -> Vec<(String
     match StateDir::open_existing(path) {
         Ok(_) => findings.pass(CheckId::State, format!("{dir} can be used")),
         Err(StateError::Io { error, .. })
-            if error.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
+            if error.kind() == ErrorKind::NotFound && path.parent().is_some_and(can_make_in) =>
         {
             let message = format!("{dir} is not there yet: the daemon makes it");
             findings.pass(CheckId::State, message);
