@@ -360,6 +360,7 @@ mod tests {
         assert!(error.contains(&format!("belongs to uid {}", found.uid())), "{error}");
         assert!(error.ends_with(&format!("run: chown 4711 {}", path.display())), "{error}");
         assert!(check_access(PIN_FILE, &path, &found, found.uid()).is_ok());
+        assert!(check_access(PIN_FILE, &path, &found, 0).is_ok(), "root may use the daemon's");
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let found = fs::metadata(&path).unwrap();
