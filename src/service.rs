@@ -131,9 +131,10 @@ impl KeyManagementService for Service {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let call = Call::begin(Method::Status, &request, ("", ""), &Audit::off());
+        let mut call = Call::begin(Method::Status, &request, ("", ""), &Audit::off());
         let snapshot = self.health.snapshot();
-        call.end(&snapshot.key_id, Ok(()));
+        call.about(&snapshot.key_id);
+        call.end(Ok(()));
         let mut response = Response::new(StatusResponse {
             version: VERSION.to_owned(),
             healthz: snapshot.healthz,
@@ -156,7 +157,8 @@ impl KeyManagementService for Service {
         match self.encrypt_seed(request.into_inner().plaintext, time).await {
             Ok(Wrapped { blob, algorithm, active }) => {
                 call.generation = Some(active.kek.generation.number());
-                call.end_if_audited(active.key_id.as_str(), Need::Changes).await?;
+                call.about(active.key_id.as_str());
+                call.end_if_audited(Need::Changes).await?;
                 let name = algorithm.name().as_bytes().to_vec();
                 Ok(Response::new(EncryptResponse {
                     ciphertext: blob,
@@ -165,7 +167,7 @@ impl KeyManagementService for Service {
                 }))
             }
             Err(status) => {
-                call.end("", Err(&status));
+                call.end(Err(&status));
                 Err(status)
             }
         }
@@ -181,11 +183,11 @@ impl KeyManagementService for Service {
         let request = request.into_inner();
         match self.decrypt_seed(&request, time, &mut call).await {
             Ok(seed) => {
-                call.end_if_audited(&request.key_id, Need::Reads).await?;
+                call.end_if_audited(Need::Reads).await?;
                 Ok(Response::new(DecryptResponse { plaintext: seed.into_exposed() }))
             }
             Err(status) => {
-                call.end(&request.key_id, Err(&status));
+                call.end(Err(&status));
                 Err(status)
             }
         }
@@ -235,7 +237,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 struct Call {
     method: Method,
     uid: String,
-    /// What a Decrypt asks for.
+    /// What a Decrypt asks for, and what is answered with otherwise.
     key_id: String,
     peer: Option<Peer>,
     began: Instant,
@@ -247,8 +249,6 @@ struct Call {
 impl Call {
     /// `of`: its uid, and the key_id that it asks for.
     fn begin<T>(method: Method, request: &Request<T>, of: (&str, &str), audit: &Audit) -> Self {
-        // A caller's text: kept short, and the formats escape what could break a line.
-        let short = |text: &str| text[..text.floor_char_boundary(MAX_UID)].to_owned();
         let (uid, key_id) = (short(of.0), short(of.1));
         let peer = request.extensions().get::<Peer>().copied();
         if let Some(read) = request.extensions().get::<heard::Read>() {
@@ -259,69 +259,72 @@ impl Call {
         Self { method, uid, key_id, peer, began, generation: None, audit, ended: false }
     }
 
+    /// Which KEK it has come to.
+    fn about(&mut self, key_id: &str) {
+        self.key_id = short(key_id);
+    }
+
     /// Writes the request's lines. Never a seed, a ciphertext or a body.
-    fn end(mut self, key_id: &str, outcome: Result<(), &Status>) {
+    fn end(mut self, outcome: Result<(), &Status>) {
         self.ended = true;
-        self.log(key_id, outcome);
-        self.tell(key_id, outcome);
+        self.log(outcome);
+        self.tell(outcome);
     }
 
     /// The same for a request that went well, if it may be answered: perhaps not without its line
     /// in the audit log.
-    async fn end_if_audited(mut self, key_id: &str, need: Need) -> Result<(), Status> {
-        let audited = match self.event(key_id, Ok(())) {
+    async fn end_if_audited(mut self, need: Need) -> Result<(), Status> {
+        let audited = match self.event(Ok(())) {
             Some(event) => self.audit.require(event, need).await,
             None => Ok(()),
         };
         self.ended = true;
         let Err(why) = audited else {
-            self.log(key_id, Ok(()));
+            self.log(Ok(()));
             return Ok(());
         };
         let status = Status::unavailable(self.audit.refusal(&why));
-        self.log(key_id, Err(&status));
+        self.log(Err(&status));
         // One that comes late says that it went well, and nothing was given out.
         if why == Unwritten::Late {
-            self.tell(key_id, Err(&status));
+            self.tell(Err(&status));
         }
         Err(status)
     }
 
-    fn tell(&self, key_id: &str, outcome: Result<(), &Status>) {
-        if let Some(event) = self.event(key_id, outcome) {
+    fn tell(&self, outcome: Result<(), &Status>) {
+        if let Some(event) = self.event(outcome) {
             self.audit.tell(event);
         }
     }
 
     /// The request's line in the audit log, if there is one.
-    fn event(&self, key_id: &str, outcome: Result<(), &Status>) -> Option<Event> {
+    fn event(&self, outcome: Result<(), &Status>) -> Option<Event> {
         let encrypts = self.method == Method::Encrypt;
         let kind = if encrypts { AuditEvent::Encrypt } else { AuditEvent::Decrypt };
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.audit.is_on().then(|| Event {
             uid: Some(self.uid.clone()),
             method: Some(self.method.name()),
-            key_id: Some(key_id[..key_id.floor_char_boundary(MAX_UID)].to_owned()),
+            key_id: Some(self.key_id.clone()),
             generation: self.generation,
             peer_uid: self.peer.map(|peer| peer.uid),
             peer_pid: self.peer.map(|peer| peer.pid),
-            duration_us: Some(micros),
+            duration_us: Some(micros(self.began.elapsed())),
             outcome: Some(code(outcome.map_or_else(Status::code, |()| Code::Ok)).name()),
             detail: outcome.err().map(|status| status.message().to_owned()),
             ..Event::new(kind)
         })
     }
 
-    fn log(&self, key_id: &str, outcome: Result<(), &Status>) {
-        let Self { method, uid, peer, began, .. } = self;
+    fn log(&self, outcome: Result<(), &Status>) {
+        let Self { method, uid, key_id, peer, began, .. } = self;
         let took = began.elapsed();
         let code = code(outcome.map_or_else(Status::code, |()| Code::Ok));
         metrics::request(*method, code, took);
         let method = method.name();
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros(took);
         let (peer_uid, peer_pid) =
             peer.map_or((None, None), |peer| (Some(peer.uid), Some(peer.pid)));
-        let key_id = &key_id[..key_id.floor_char_boundary(MAX_UID)];
         match outcome {
             Ok(()) => info!(
                 target: "p11_kms::request",
@@ -341,10 +344,19 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
             let gone = Status::cancelled("the caller did not wait for the answer");
-            self.log(&self.key_id, Err(&gone));
-            self.tell(&self.key_id, Err(&gone));
+            self.log(Err(&gone));
+            self.tell(Err(&gone));
         }
     }
+}
+
+/// A caller's text: kept short, and the formats escape what could break a line.
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_UID)].to_owned()
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The code as the log and the metrics have it.

@@ -107,7 +107,7 @@ impl Pending {
             Code::OutOfRange => "the message is too long, and was not read",
             _ => "the message cannot be read: it is none of KMS v2",
         };
-        call.end("", Err(&Status::new(code, what)));
+        call.end(Err(&Status::new(code, what)));
     }
 }
 
