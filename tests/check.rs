@@ -340,6 +340,16 @@ fn the_socket_as_those_who_may_call_see_it() {
     let findings = offline(&[&missing]);
     expect(&findings, "socket-directory", "fail", "does not exist");
     expect(&findings, "socket-access", "warn", "not tried: see socket-directory");
+
+    // One that the daemon's user has to make, in a directory that is root's.
+    let to_be_made = format!("server.endpoint=unix://{}", token.path("made/kms.sock").display());
+    expect(&offline(&[&to_be_made]), "socket-directory", "pass", "can be used");
+    let state = token.path("state");
+    fs::create_dir(&state).unwrap();
+    chown(&state, Some(54321), Some(54321)).unwrap();
+    expect(&offline(&[&to_be_made]), "socket-directory", "warn", "uid 54321 may not make it");
+    chown(token.path(""), Some(54321), None).unwrap();
+    expect(&offline(&[&to_be_made]), "socket-directory", "warn", "belongs to uid 54321");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::server::{SocketError, check_directory};
 
 /// What one must be allowed to do with a directory to go through it.
 const SEARCH: u32 = 0o1;
-/// What one must be allowed to do with a socket to connect (unix(7)).
+/// What one must be allowed to do with a socket to connect (unix(7)), and with a directory to make something in it.
 const WRITE: u32 = 0o2;
 
 /// Tells whether a daemon is running.
@@ -34,7 +34,7 @@ pub(super) fn check(config: &Config, daemon: u32, findings: &mut Findings<'_>) -
             findings.pass(CheckId::SocketAccess, message);
         }
         Endpoint::Path(path) => {
-            directory(path, findings);
+            directory(path, daemon, findings);
             for peer in peers(server) {
                 access(&peer, path, &of_socket(path, server, daemon), daemon, findings);
             }
@@ -76,11 +76,22 @@ fn list(kind: &str, ids: &[u32]) -> String {
     ids.iter().map(|id| format!(" {kind} {id}")).collect()
 }
 
-fn directory(path: &Path, findings: &mut Findings<'_>) {
+fn directory(path: &Path, daemon: u32, findings: &mut Findings<'_>) {
     match check_directory(path) {
-        Ok(()) => {
-            findings.pass(CheckId::SocketDirectory, format!("{} can be used", path.display()));
-        }
+        Ok(()) => match cannot_be_made(path, daemon) {
+            None => {
+                findings.pass(CheckId::SocketDirectory, format!("{} can be used", path.display()));
+            }
+            Some(missing) => findings.warn(
+                CheckId::SocketDirectory,
+                format!("{} does not exist, and uid {daemon} may not make it", missing.display()),
+                format!(
+                    "nothing under systemd, whose RuntimeDirectory= makes /run/p11-kms; \
+                     otherwise: install -d -m 0700 -o {daemon} {}",
+                    missing.display()
+                ),
+            ),
+        },
         // Root is not the daemon's user, whose directory it may well be.
         Err(SocketError::Owner { path, owner, us: 0 }) => findings.warn(
             CheckId::SocketDirectory,
@@ -93,6 +104,18 @@ fn directory(path: &Path, findings: &mut Findings<'_>) {
             "do what it says, or set server.endpoint to a socket below /run/p11-kms",
         ),
     }
+}
+
+/// The socket's directory, if it is not there and that user may not make it.
+fn cannot_be_made(path: &Path, daemon: u32) -> Option<&Path> {
+    let directory = path.parent()?;
+    if directory.exists() {
+        return None;
+    }
+    let name = format!("uid {daemon}");
+    let daemon = Peer { name, uid: Some(daemon), gids: groups(daemon) };
+    let above = fs::metadata(directory.parent()?).ok()?;
+    (!daemon.may(SEARCH | WRITE, &rights(&above))).then_some(directory)
 }
 
 /// Somebody who may call, by the list.
