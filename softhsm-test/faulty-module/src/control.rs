@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use crate::functions::Function;
 use crate::module;
 use crate::rules::{RuleError, Rules};
-use crate::state::{Identity, Snapshot};
+use crate::state::{Identity, Snapshot, State};
 
 /// A control directory.
 #[derive(Clone, Debug)]
@@ -86,6 +86,15 @@ impl Control {
         all.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// Sets all counts to 0, those of wrong PINs too: a token that they have locked is open again.
+    /// Strikes stay as they are; they begin at 0 with new rules.
+    ///
+    /// # Errors
+    /// The counts are in a file that cannot be opened, or comes from another version.
+    pub fn reset_counts(&self) -> io::Result<()> {
+        State::open(&self.directory).map(|state| state.reset())
+    }
+
     /// How many PINs were wrong.
     pub fn failed_pins(&self) -> u64 {
         self.look().failed_pins()
@@ -119,6 +128,51 @@ pub fn library() -> Option<PathBuf> {
         Some(beside.to_owned()),
         beside.parent().map(|above| above.join("deps")),
     ];
-    let name = format!("{}faulty_module{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
-    folders.into_iter().flatten().map(|folder| folder.join(&name)).find(|path| path.is_file())
+    folders.into_iter().flatten().find_map(|folder| newest(&folder))
+}
+
+/// The library in a folder. Cargo puts a hash into its name when the crate comes from git or from
+/// a registry, and leaves those of other versions there.
+fn newest(folder: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(folder).ok()?.flatten().filter(|file| {
+        file.file_name().to_str().is_some_and(|name| {
+            let name = name.strip_prefix(env::consts::DLL_PREFIX);
+            let stem = name.and_then(|name| name.strip_suffix(env::consts::DLL_SUFFIX));
+            let rest = stem.and_then(|stem| stem.strip_prefix("faulty_module"));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    });
+    let dated = files.filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file)));
+    dated.max_by_key(|(modified, _)| *modified).map(|(_, file)| file.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_library_is_taken_whether_or_not_its_name_has_a_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let age = |name: &str, seconds| {
+            let path = directory.path().join(name);
+            let file = File::options().write(true).create(true).truncate(true).open(&path);
+            file.unwrap()
+                .set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+                .unwrap();
+            path
+        };
+        assert_eq!(newest(directory.path()), None);
+        age("libfaulty_module-0123.rlib", 9);
+        age("libfaulty_modules.so", 9);
+        age("faulty_module-0123.d", 9);
+        assert_eq!(newest(directory.path()), None);
+        let hashed = age("libfaulty_module-0123.so", 2);
+        assert_eq!(newest(directory.path()), Some(hashed));
+        let plain = age("libfaulty_module.so", 3);
+        age("libfaulty_module-4567.so", 1);
+        assert_eq!(newest(directory.path()), Some(plain));
+        assert_eq!(newest(&directory.path().join("nowhere")), None);
+    }
 }

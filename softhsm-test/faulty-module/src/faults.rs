@@ -14,6 +14,7 @@ use crate::functions::Function;
 use crate::rules::{Code, End, Rule};
 use crate::say;
 use crate::state::State;
+use crate::token::Token;
 
 /// How often a call that hangs looks whether it may come back.
 const LOOK: Duration = Duration::from_millis(10);
@@ -22,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(crate) struct Striker<'a> {
     pub(crate) state: &'a State,
     pub(crate) follower: &'a Follower,
+    pub(crate) token: &'a Token,
 }
 
 impl Striker<'_> {
@@ -33,7 +35,7 @@ impl Striker<'_> {
         let early = matching(loaded, function).filter(|(_, rule)| !rule.faults.come_after());
         for (index, rule) in early {
             if self.is_struck(loaded, index, rule) {
-                self.wait(rule);
+                self.act(loaded, rule);
                 match rule.faults.end {
                     Some(End::Return(Code(code))) => return Some(code),
                     Some(End::Segv) => ffi::segv(),
@@ -68,7 +70,7 @@ impl Striker<'_> {
         if let Some(bytes) = rule.faults.truncate {
             output.shorten(bytes);
         }
-        self.wait(rule);
+        self.act(loaded, rule);
         match rule.faults.end {
             Some(End::AfterReturn(Code(code))) => code,
             _ => answer,
@@ -87,7 +89,7 @@ impl Striker<'_> {
     }
 
     /// What a rule does before it decides about the call.
-    fn wait(&self, rule: &Rule) {
+    fn act(&self, loaded: &Loaded, rule: &Rule) {
         if rule.faults.stray {
             let mut out = std::io::stdout().lock();
             let _ = writeln!(out, "faulty-module: a stray line").and_then(|()| out.flush());
@@ -98,6 +100,15 @@ impl Striker<'_> {
         }
         while rule.faults.hang && self.stands(rule) {
             sleep(LOOK);
+        }
+        if rule.faults.sessions_dropped {
+            self.token.drop_sessions();
+        }
+        if rule.faults.logged_out {
+            self.token.log_out();
+        }
+        if let Some(span) = rule.faults.lost {
+            self.state.lose(loaded.generation, span);
         }
     }
 

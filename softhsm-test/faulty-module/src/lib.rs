@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  program ──C_...──▶ ffi ──▶ module ──▶ faults ──▶ token ──▶ real module
-//!                               │          │ rules for calls    │ the token as a whole
+//!                               │          │ rules for calls    │ the token as a whole, and pins
 //!                             follow ◀─────┴── $FAULTY_CONTROL/rules, written by control
 //!                               │
 //!                             state ◀──────── $FAULTY_CONTROL/state, shared by all processes
@@ -12,12 +12,14 @@
 //! steers the module, and [`library`], which finds it. The rule language is in `README.md`.
 
 mod control;
+mod editions;
 mod faults;
 mod ffi;
 mod follow;
 mod functions;
 mod mechanisms;
 mod module;
+mod pins;
 mod rules;
 mod state;
 mod token;

@@ -11,10 +11,11 @@ use std::thread::sleep;
 use cryptoki_sys::{CK_RV, CK_SESSION_HANDLE};
 
 use crate::faults::Striker;
-use crate::ffi::{LoadError, Output, Real};
+use crate::ffi::{Output, Real};
 use crate::follow::{Follower, Loaded};
 use crate::functions::Function;
 use crate::mechanisms::Mechanisms;
+use crate::pins::Pins;
 use crate::state::State;
 use crate::token::Token;
 
@@ -38,6 +39,19 @@ pub(crate) enum OpenError {
     Real(PathBuf, LoadError),
     #[error("{MECHANISMS}: {0}")]
     Mechanisms(String),
+}
+
+/// Why a file cannot serve as the real module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("it cannot be loaded: {0}")]
+    Open(String),
+    #[error("it is a library, but has no C_GetFunctionList: name a PKCS#11 module")]
+    NoEntry,
+    #[error("it is this module itself: name the real one")]
+    Ourselves,
+    #[error("its C_GetFunctionList failed with CKR 0x{0:x}")]
+    Entry(CK_RV),
 }
 
 /// The real module, and all that stands before it.
@@ -81,7 +95,7 @@ impl Module {
         real: impl FnOnce(&Loaded) -> CK_RV,
     ) -> CK_RV {
         self.state.count(function);
-        let striker = Striker { state: &self.state, follower: &self.follower };
+        let striker = Striker { state: &self.state, follower: &self.follower, token: &self.token };
         let loaded = self.rules();
         if let Some(answer) = striker.before(&loaded, function) {
             return answer;
@@ -92,11 +106,16 @@ impl Module {
         // A call that was held up meets the token as it is now.
         let quiet = loaded.rules.calls.is_empty() && loaded.rules.token.latency.is_none();
         let loaded = if quiet { loaded } else { self.rules() };
-        let answer = match self.token.admit(&loaded, function, session, &self.real) {
+        let answer = match self.token.admit(&loaded, &self.state, function, session, &self.real) {
             Ok(_admitted) => real(&loaded),
             Err(answer) => answer,
         };
         striker.after(&loaded, function, answer, output)
+    }
+
+    /// What becomes of PINs under these rules.
+    pub(crate) fn pins<'a>(&'a self, loaded: &'a Loaded) -> Pins<'a> {
+        Pins { rules: &loaded.rules.token, state: &self.state, real: &self.real }
     }
 
     /// The rules as they are now.

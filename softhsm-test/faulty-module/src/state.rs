@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use crate::ffi;
 use crate::functions::Function;
@@ -27,10 +28,17 @@ const GENERATION: usize = 1;
 const IDENTITY: usize = 2;
 const FAILED_PINS: usize = 5;
 const TRIES: usize = 6;
+const LOST_UNTIL: usize = 7;
 const CALLS: usize = 16;
 const MATCHED: usize = 128;
 const STRUCK: usize = MATCHED + Rules::MOST;
 const WORDS: usize = STRUCK + Rules::MOST;
+
+/// The word at `LOST_UNTIL` holds the last bits of the generation that has lost the token, and below
+/// them the uptime in milliseconds at which it is back: 34 years are enough.
+const TIME_BITS: u32 = 40;
+const FOR_EVER: u64 = (1 << TIME_BITS) - 1;
+const GENERATION_MASK: u64 = u64::MAX >> TIME_BITS;
 
 const _: () = assert!(CALLS + Function::ALL.len() <= MATCHED, "the counters overlap");
 
@@ -124,6 +132,32 @@ impl State {
         self.word(TRIES).load(SeqCst)
     }
 
+    /// The token is lost for so long from now on, or longer if it is already, as long as these
+    /// rules stand; `Duration::MAX` is that long.
+    pub(crate) fn lose(&self, generation: Generation, span: Duration) {
+        let until = ffi::uptime().saturating_add(span).as_millis() + 1;
+        let until = u64::try_from(until).map_or(FOR_EVER, |until| until.min(FOR_EVER));
+        let next = |old| lengthen(old, generation, until);
+        // It fails when other rules stand meanwhile, which is no matter.
+        let _ = self.word(LOST_UNTIL).fetch_update(SeqCst, SeqCst, next);
+    }
+
+    /// Whether it is lost so.
+    pub(crate) fn is_lost(&self, generation: Generation) -> bool {
+        let lost = self.word(LOST_UNTIL).load(SeqCst);
+        let until = u128::from(lost & FOR_EVER);
+        // Most often nobody has lost it, and the clock need not be read.
+        until > 0
+            && lost >> TIME_BITS == u64::from(generation) & GENERATION_MASK
+            && (until == u128::from(FOR_EVER) || ffi::uptime().as_millis() < until)
+    }
+
+    /// Sets the counters of calls and of wrong PINs to 0.
+    pub(crate) fn reset(&self) {
+        let counters = [FAILED_PINS, TRIES].into_iter().chain(CALLS..MATCHED);
+        counters.for_each(|index| self.word(index).store(0, SeqCst));
+    }
+
     /// Counts a call that a rule matches, and gives its number. `None` means that the rules have
     /// been replaced meanwhile.
     pub(crate) fn matched(&self, generation: Generation, rule: usize) -> Option<u32> {
@@ -177,6 +211,17 @@ fn advance(word: &AtomicU64, generation: Generation) -> Option<u32> {
     };
     // The closure gives the new value twice, once to the memory and once to us.
     word.fetch_update(SeqCst, SeqCst, next).ok().and_then(next).map(|new| new as u32)
+}
+
+/// Puts the end of a loss off. One of older rules is forgotten, and one of newer ones stays.
+fn lengthen(old: u64, generation: Generation, until: u64) -> Option<u64> {
+    let ours = u64::from(generation) & GENERATION_MASK;
+    let until = match (old >> TIME_BITS).wrapping_sub(ours) & GENERATION_MASK {
+        0 => until.max(old & FOR_EVER),
+        ahead if ahead <= GENERATION_MASK / 2 => return None,
+        _ => until,
+    };
+    Some(ours << TIME_BITS | until)
 }
 
 /// The shared state as it was at one moment, for those who only look.
@@ -237,6 +282,24 @@ mod tests {
         assert_eq!(advance(&word, 2), Some(2));
         word.store(u64::from(u32::MAX) | 2 << 32, SeqCst);
         assert_eq!(advance(&word, 2), Some(u32::MAX), "a full counter stays full");
+    }
+
+    #[test]
+    fn a_loss_belongs_to_one_version_of_the_rules() {
+        let lost = |generation: u64, until: u64| generation << 40 | until;
+        assert_eq!(lengthen(0, 1, 50), Some(lost(1, 50)));
+        assert_eq!(lengthen(lost(1, 50), 1, 40), Some(lost(1, 50)), "the longer one counts");
+        assert_eq!(lengthen(lost(1, 50), 2, 40), Some(lost(2, 40)));
+        assert_eq!(lengthen(lost(2, 40), 1, FOR_EVER), None, "the rules are others meanwhile");
+        // Only the last bits of a generation are kept, and the next one is still the next.
+        assert_eq!(lengthen(lost(0xff_ffff, 50), 1 << 24, 40), Some(lost(0, 40)));
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        state.lose(3, Duration::MAX);
+        assert_eq!([2, 3, 4].map(|generation| state.is_lost(generation)), [false, true, false]);
+        state.lose(4, Duration::ZERO);
+        state.lose(3, Duration::MAX);
+        assert!(!state.is_lost(3));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
-//! The token as this process sees it: gone or there, which sessions are dead, how the PIN fares.
+//! The token as this process sees it: gone or there, and which sessions are dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use cryptoki_sys as sys;
-use cryptoki_sys::{CK_FLAGS, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_USER_TYPE};
+use cryptoki_sys::{CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID};
 
 use crate::ffi::Real;
 use crate::follow::Loaded;
@@ -42,7 +42,7 @@ struct Ledger {
 
 impl Ledger {
     /// Takes in what the rules say now.
-    fn notice(&mut self, loaded: &Loaded) {
+    fn notice(&mut self, loaded: &Loaded, was_lost: bool) {
         if loaded.generation < self.obeyed {
             // A call that was held up since: another one has seen newer rules.
             return;
@@ -54,6 +54,10 @@ impl Ledger {
                 self.until_initialize |= lost.until_initialize;
                 self.drop_sessions();
             }
+            None if was_lost => {
+                self.lost = Some(sys::CKR_DEVICE_REMOVED);
+                self.drop_sessions();
+            }
             None if !self.until_initialize => self.lost = None,
             None => {}
         }
@@ -62,7 +66,9 @@ impl Ledger {
             if rules.sessions_dropped {
                 self.drop_sessions();
             }
-            self.to_log_out |= rules.logged_out && !self.open.is_empty();
+            if rules.logged_out {
+                self.log_out();
+            }
         }
     }
 
@@ -73,13 +79,12 @@ impl Ledger {
         }
     }
 
-    fn has_debts(&self) -> bool {
-        self.to_log_out || !self.to_close.is_empty()
+    fn log_out(&mut self) {
+        self.to_log_out |= !self.open.is_empty();
     }
 
-    fn found_again(&mut self) {
-        self.lost = None;
-        self.until_initialize = false;
+    fn has_debts(&self) -> bool {
+        self.to_log_out || !self.to_close.is_empty()
     }
 }
 
@@ -88,27 +93,30 @@ impl Token {
     pub(crate) fn admit(
         &self,
         loaded: &Loaded,
+        state: &State,
         function: Function,
         session: Option<CK_SESSION_HANDLE>,
         real: &Real,
     ) -> Result<Option<RwLockReadGuard<'_, ()>>, CK_RV> {
         let (lost, has_debts) = {
             let mut ledger = self.ledger();
-            ledger.notice(loaded);
+            ledger.notice(loaded, state.is_lost(loaded.generation));
             (ledger.lost, ledger.has_debts())
         };
-        if let Some(code) = lost.filter(|_| !works_without_token(function)) {
+        if let Some(code) = lost {
             // A real call that hangs must not make this one hang: the debts can wait.
             if let Ok(_alone) = self.gate.try_write() {
                 self.settle(real);
             }
-            return Err(code);
+            if !works_without_token(function) {
+                return Err(code);
+            }
         }
         // It waits for an event that may never come, and uses no session.
         if function == Function::C_WaitForSlotEvent {
             return Ok(None);
         }
-        if has_debts {
+        if has_debts && lost.is_none() {
             let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             self.settle(real);
         }
@@ -145,16 +153,20 @@ impl Token {
         self.ledger().lost.is_some()
     }
 
-    /// `C_Initialize`, after the real one has answered.
-    pub(crate) fn initialized(&self, answer: CK_RV) -> CK_RV {
-        if answer == sys::CKR_OK {
-            self.ledger().found_again();
-        }
-        answer
+    /// A rule for a call takes all sessions of this process away.
+    pub(crate) fn drop_sessions(&self) {
+        self.ledger().drop_sessions();
     }
 
-    /// `C_Finalize`, after the real one has answered: all sessions are gone and nothing is owed.
-    pub(crate) fn finalized(&self, answer: CK_RV) -> CK_RV {
+    /// A rule for a call takes the login of this process away.
+    pub(crate) fn log_out(&self) {
+        self.ledger().log_out();
+    }
+
+    /// `C_Initialize` or `C_Finalize`, after the real one has answered: no session is open, the
+    /// token is what the rules say, and nothing is owed. A forked child may initialise with the
+    /// sessions of its parent still in the ledger.
+    pub(crate) fn begun_anew(&self, answer: CK_RV) -> CK_RV {
         if answer == sys::CKR_OK {
             let mut ledger = self.ledger();
             let (obeyed, opening) = (ledger.obeyed, ledger.opening);
@@ -190,7 +202,8 @@ impl Token {
 
     /// `C_CloseSession`, after the real one has answered.
     pub(crate) fn session_closed(&self, session: CK_SESSION_HANDLE, answer: CK_RV) -> CK_RV {
-        if answer == sys::CKR_OK {
+        // The real token may have lost it.
+        if matches!(answer, sys::CKR_OK | sys::CKR_SESSION_HANDLE_INVALID) {
             self.ledger().open.remove(&session);
         }
         answer
@@ -209,7 +222,7 @@ impl Token {
     }
 }
 
-/// What a library answers by itself when the token is gone.
+/// What is about the library or a slot, and is answered although the token is gone.
 const fn works_without_token(function: Function) -> bool {
     matches!(
         function,
@@ -217,43 +230,9 @@ const fn works_without_token(function: Function) -> bool {
             | Function::C_Finalize
             | Function::C_GetInfo
             | Function::C_GetSlotList
+            | Function::C_GetSlotInfo
+            | Function::C_WaitForSlotEvent
     )
-}
-
-/// `C_Login`: `real` makes the real call. The PIN of the security officer is left alone.
-pub(crate) fn login(
-    rules: &TokenRules,
-    state: &State,
-    user: CK_USER_TYPE,
-    real: impl FnOnce() -> CK_RV,
-) -> CK_RV {
-    if user == sys::CKU_SO {
-        return real();
-    }
-    if rules.pin_tries.is_some_and(|tries| state.tries() >= tries.into()) {
-        return sys::CKR_PIN_LOCKED;
-    }
-    let answer = if rules.pin_refused { sys::CKR_PIN_INCORRECT } else { real() };
-    match answer {
-        sys::CKR_PIN_INCORRECT => state.pin_failed(),
-        sys::CKR_OK => state.pin_accepted(),
-        _ => {}
-    }
-    answer
-}
-
-/// The flags that `C_GetTokenInfo` shows beside those of the real module.
-pub(crate) fn pin_flags(rules: &TokenRules, state: &State) -> CK_FLAGS {
-    let tries = state.tries();
-    let counted = rules.pin_tries.map_or(0, |most| {
-        let low = if tries > 0 { sys::CKF_USER_PIN_COUNT_LOW } else { 0 };
-        low | match u64::from(most).saturating_sub(tries) {
-            0 => sys::CKF_USER_PIN_LOCKED,
-            1 => sys::CKF_USER_PIN_FINAL_TRY,
-            _ => 0,
-        }
-    });
-    rules.pin_flags | counted
 }
 
 #[cfg(test)]
@@ -275,12 +254,30 @@ mod tests {
         let mut ledger = Ledger::default();
         let mut closed_by = |loaded: &Loaded| {
             ledger.open.insert(7, 0);
-            ledger.notice(loaded);
+            ledger.notice(loaded, false);
             assert!(ledger.lost.is_none() || loaded.generation == 1);
             ledger.open.is_empty()
         };
         assert!(closed_by(&old) && closed_by(&new));
         assert!(!closed_by(&old), "the rules of generation 2 are in force");
         assert!(!closed_by(&new), "a one-time line is obeyed once");
+    }
+
+    #[test]
+    fn a_session_that_is_gone_anyway_is_not_counted() {
+        let token = Token::default();
+        let rules = "token max-sessions=1".parse::<Rules>().unwrap().token;
+        let open = |handle| token.open_session(&rules, 0, || (sys::CKR_OK, Some(handle)));
+        assert_eq!([open(1), open(2)], [sys::CKR_OK, sys::CKR_SESSION_COUNT]);
+        token.session_closed(1, sys::CKR_DEVICE_ERROR);
+        assert_eq!(open(2), sys::CKR_SESSION_COUNT);
+        // The real token has lost it.
+        token.session_closed(1, sys::CKR_SESSION_HANDLE_INVALID);
+        assert_eq!(open(2), sys::CKR_OK);
+        // A forked child begins with the ledger of its parent.
+        token.begun_anew(sys::CKR_CRYPTOKI_ALREADY_INITIALIZED);
+        assert_eq!(open(3), sys::CKR_SESSION_COUNT);
+        token.begun_anew(sys::CKR_OK);
+        assert_eq!(open(3), sys::CKR_OK);
     }
 }

@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use faulty_module::{Control, Rules};
 
 const USAGE: &str = "\
-usage: faulty-module set DIR RULE...   put rules in force, one an argument
+usage: faulty-module set DIR RULE...   put rules in force in the place of all others, one an argument
        faulty-module clear DIR         take all rules away
        faulty-module counts DIR        show the calls of each function, wrong PINs and strikes
+       faulty-module reset DIR         set these to 0, except strikes; gives all PIN tries back
        faulty-module check FILE        say whether a file is right as rules
 DIR is the directory that FAULTY_CONTROL names; `set` makes it. Exit codes: 0 done, 1 not, 2 usage.
 ";
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ["set", directory, rules @ ..] if !rules.is_empty() => set(directory, &rules.join("\n")),
         ["clear", directory] => set(directory, ""),
         ["counts", directory] => counts(directory),
+        ["reset", directory] => reset(directory),
         ["check", file] => check(file),
         ["help" | "--help" | "-h"] => Ok(USAGE.to_owned()),
         _ => {
@@ -53,10 +55,7 @@ fn set(directory: &str, rules: &str) -> Result<String, String> {
 }
 
 fn counts(directory: &str) -> Result<String, String> {
-    if !Path::new(directory).is_dir() {
-        return Err(format!("{directory} is no directory"));
-    }
-    let control = open(directory)?;
+    let control = existing(directory)?;
     let mut text = String::new();
     for (function, count) in control.counts() {
         let _ = writeln!(text, "{function} {count}");
@@ -66,10 +65,22 @@ fn counts(directory: &str) -> Result<String, String> {
     Ok(text)
 }
 
+fn reset(directory: &str) -> Result<String, String> {
+    let done = existing(directory)?.reset_counts();
+    done.map(|()| String::new()).map_err(|error| format!("{directory}: {error}"))
+}
+
 fn check(file: &str) -> Result<String, String> {
     let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     text.parse::<Rules>().map_err(|error| format!("{file}: {error}"))?;
     Ok(String::new())
+}
+
+fn existing(directory: &str) -> Result<Control, String> {
+    if !Path::new(directory).is_dir() {
+        return Err(format!("{directory} is no directory"));
+    }
+    open(directory)
 }
 
 fn open(directory: &str) -> Result<Control, String> {

@@ -74,8 +74,7 @@ pub(crate) enum Selector {
 impl Selector {
     fn covers(self, function: Function) -> bool {
         match self {
-            // The loader needs it: a module without it is no module.
-            Self::All => function != Function::C_GetFunctionList,
+            Self::All => !function.is_way_in(),
             Self::Device => function.asks_device(),
             Self::One(one) => one == function,
         }
@@ -131,6 +130,10 @@ pub(crate) struct Faults {
     pub(crate) stray: bool,
     pub(crate) delay: Option<Duration>,
     pub(crate) hang: bool,
+    pub(crate) sessions_dropped: bool,
+    pub(crate) logged_out: bool,
+    /// For how long the token is lost; `Duration::MAX` is as long as the rule stands.
+    pub(crate) lost: Option<Duration>,
     pub(crate) end: Option<End>,
 }
 
@@ -162,6 +165,17 @@ impl fmt::Display for Faults {
         }
         if self.hang {
             f.write_str(" hang")?;
+        }
+        if self.sessions_dropped {
+            f.write_str(" sessions-dropped")?;
+        }
+        if self.logged_out {
+            f.write_str(" logged-out")?;
+        }
+        match self.lost {
+            None => {}
+            Some(Duration::MAX) => f.write_str(" lost")?,
+            Some(span) => write!(f, " lost={}", Span(span))?,
         }
         match self.end {
             None => Ok(()),

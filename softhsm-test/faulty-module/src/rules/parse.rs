@@ -24,6 +24,9 @@ const WORDS: &[&str] = &[
     "corrupt",
     "truncate=",
     "stray",
+    "sessions-dropped",
+    "logged-out",
+    "lost",
 ];
 
 /// Why a text is no rules file.
@@ -77,6 +80,10 @@ impl Rule {
                 ("hang", None) => faults.hang = true,
                 ("corrupt", None) => faults.corrupt = true,
                 ("stray", None) => faults.stray = true,
+                ("sessions-dropped", None) => faults.sessions_dropped = true,
+                ("logged-out", None) => faults.logged_out = true,
+                ("lost", None) => faults.lost = Some(Duration::MAX),
+                ("lost", Some(value)) => faults.lost = Some(span(value)?),
                 _ => {
                     let end = End::parse(name, value).unwrap_or_else(|| Err(unknown(word)))?;
                     if faults.end.replace(end).is_some() {
@@ -97,7 +104,7 @@ impl Rule {
         if self.faults == Faults::default() {
             return Err("it does not say what to do: add one of delay=50ms, hang, \
                         return=CKR_DEVICE_ERROR, after-return=, segv, abort, exit=, corrupt, \
-                        truncate=, stray"
+                        truncate=, stray, sessions-dropped, logged-out, lost"
                 .to_owned());
         }
         if !self.faults.need_output() {
@@ -131,12 +138,10 @@ impl Selector {
         match text {
             "*" => return Ok(Self::All),
             "device" => return Ok(Self::Device),
-            "C_GetFunctionList" => {
-                return Err(
-                    "C_GetFunctionList cannot be struck: a module without it is none".to_owned()
-                );
-            }
             _ => {}
+        }
+        if Function::named(text).is_some_and(Function::is_way_in) {
+            return Err(format!("{text} cannot be struck: a module without it is none"));
         }
         Function::named(text).map(Self::One).ok_or_else(|| {
             let names = Function::ALL.iter().map(|function| function.name());

@@ -47,6 +47,14 @@ fn a_number_is_a_return_value_too() {
 }
 
 #[test]
+fn a_call_may_do_something_to_the_token() {
+    let faults = only("C_Sign sessions-dropped logged-out lost=2s").faults;
+    assert!(faults.sessions_dropped && faults.logged_out);
+    assert_eq!(faults.lost, Some(Duration::from_secs(2)));
+    assert_eq!(only("C_Sign lost").to_string(), "C_Sign lost");
+}
+
+#[test]
 fn calls_are_counted_from_the_first_that_is_not_left_alone() {
     let struck = |text: &str| {
         let when = only(&format!("* stray {text}")).when;
@@ -85,7 +93,10 @@ fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
         ("C_Wrap, hang", "did you mean"),
         ("devcie hang", "did you mean device?"),
         ("tokn lost", "did you mean token?"),
-        ("C_GetFunctionList hang", "cannot be struck"),
+        ("C_GetFunctionList hang", "C_GetFunctionList cannot be struck"),
+        ("C_GetInterface hang", "C_GetInterface cannot be struck"),
+        ("C_Sign lost=2", "write it like 50ms"),
+        ("C_Sign sessions-dropped=1", "sessions-dropped takes no value"),
         ("C_Sign", "does not say what to do"),
         ("C_Sign after=1", "does not say what to do"),
         ("C_Sign hng", "Did you mean hang?"),
@@ -100,7 +111,7 @@ fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
         ("C_Sign segv abort", "one way only"),
         ("C_Sign return=CKR_DEVICE_EROR", "did you mean CKR_DEVICE_ERROR?"),
         ("C_Sign return=0xzz", "write it like 0x30"),
-        ("C_Sign corrupt", "corrupt is for functions that give out bytes: C_GetAttributeValue"),
+        ("C_Verify corrupt", "corrupt is for functions that give out bytes: C_GetOperationState"),
         ("* corrupt", "corrupt is for functions"),
         ("C_GenerateRandom truncate=1", "truncate is for functions"),
         ("C_Encrypt corrupt segv", "no return, segv"),
@@ -136,6 +147,7 @@ fn soup() -> impl Strategy<Value = String> {
         "times=3",
         "delay=1500ms",
         "hang",
+        "lost=2s",
         "return=CKR_DEVICE_ERROR",
         "return=0x80000001",
         "after-return=CKR_OK",

@@ -36,6 +36,10 @@ const PIN_FLAGS: &[(&str, sys::CK_FLAGS)] = &[
     ("final-try", sys::CKF_USER_PIN_FINAL_TRY),
     ("locked", sys::CKF_USER_PIN_LOCKED),
     ("to-be-changed", sys::CKF_USER_PIN_TO_BE_CHANGED),
+    ("so-count-low", sys::CKF_SO_PIN_COUNT_LOW),
+    ("so-final-try", sys::CKF_SO_PIN_FINAL_TRY),
+    ("so-locked", sys::CKF_SO_PIN_LOCKED),
+    ("so-to-be-changed", sys::CKF_SO_PIN_TO_BE_CHANGED),
 ];
 
 impl TokenRules {

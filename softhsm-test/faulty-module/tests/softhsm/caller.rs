@@ -13,7 +13,8 @@ use std::io::{Write, stdin, stdout};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, Result};
-use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::mechanism::aead::{GcmMessageParams, GeneratorFunction};
+use cryptoki::mechanism::{Mechanism, MechanismType, MessageParam};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
@@ -74,6 +75,38 @@ impl Caller {
                 let pin = AuthPin::new((*pin).into());
                 self.session().login(UserType::User, Some(&pin)).map(none)
             }
+            ["login-so", pin] => {
+                self.session().login(UserType::So, Some(&AuthPin::new((*pin).into()))).map(none)
+            }
+            ["logout"] => self.session().logout().map(none),
+            ["init-pin", pin] => self.session().init_pin(&AuthPin::new((*pin).into())).map(none),
+            ["init-token", pin] => {
+                self.module().init_token(slot()?, &AuthPin::new((*pin).into()), "test").map(none)
+            }
+            ["set-pin", old, new] => {
+                let [old, new] = [old, new].map(|pin| AuthPin::new((*pin).into()));
+                self.session().set_pin(&old, &new).map(none)
+            }
+            ["limit"] => {
+                let info = self.module().get_token_info(slot()?)?;
+                Ok(format!("{:?}", info.max_session_count()))
+            }
+            ["present"] => Ok(self.module().get_slot_info(slot()?)?.token_present().to_string()),
+            ["event"] => self.module().get_slot_event().map(|slot| format!("{slot:?}")),
+            ["digest"] => self.session().digest(&Mechanism::Sha256, b"text").map(|out| hex(&out)),
+            ["digest-parts"] => {
+                self.session().digest_init(&Mechanism::Sha256)?;
+                self.session().digest_update(b"text")?;
+                self.session().digest_final().map(|out| hex(&out))
+            }
+            ["message"] => {
+                let (mut iv, mut tag) = ([0; 12], [0; 16]);
+                let how = GeneratorFunction::NoGenerate;
+                let parameters = GcmMessageParams::new(&mut iv, 0.into(), how, &mut tag)?;
+                let parameters = MessageParam::AesGcmMessage(parameters);
+                self.session().encrypt_message(&parameters, &[], &[7; 8]).map(|out| hex(&out))
+            }
+            ["verify"] => self.session().verify_signature(&[7; 8]).map(none),
             ["state"] => Ok(format!("{:?}", self.session().get_session_info()?.session_state())),
             ["flags"] => {
                 let info = self.module().get_token_info(slot()?)?;
@@ -82,11 +115,24 @@ impl Caller {
                     (info.user_pin_final_try(), "final"),
                     (info.user_pin_locked(), "locked"),
                     (info.user_pin_to_be_changed(), "change"),
+                    (info.so_pin_final_try(), "so-final"),
                 ];
                 let set = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name);
                 Ok(set.collect::<Vec<_>>().join(" "))
             }
             ["random"] => self.session().generate_random_vec(16).map(|bytes| hex(&bytes)),
+            ["threads", number, calls] => {
+                let [number, calls] = [number, calls].map(|text| text.parse::<u32>().unwrap());
+                let sessions: Result<Vec<_>> =
+                    (0..number).map(|_| self.module().open_rw_session(slot()?)).collect();
+                let threads = sessions?.into_iter().map(|session| {
+                    std::thread::spawn(move || {
+                        (0..calls).for_each(|_| drop(session.generate_random_vec(4)));
+                    })
+                });
+                threads.collect::<Vec<_>>().into_iter().for_each(|one| one.join().unwrap());
+                Ok(String::new())
+            }
             ["encrypt"] => {
                 let key = self.key()?;
                 Ok(hex(&self.session().encrypt(&Mechanism::AesEcb, key, &[7; 32])?))

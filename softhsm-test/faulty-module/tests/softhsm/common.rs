@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use faulty_module::{Control, library};
 
 pub(crate) const PIN: &str = "4711-4711";
+pub(crate) const SO_PIN: &str = "5678";
 
 /// A token and the directory that steers the module in front of it.
 pub(crate) struct Token {
@@ -26,7 +27,7 @@ impl Token {
         let control = Control::new(directory.path().join("control")).unwrap();
         let token = Self { directory, control };
         let mut tool = token.command("softhsm2-util");
-        tool.args(["--init-token", "--free", "--label", "test", "--so-pin", "5678", "--pin", PIN]);
+        tool.args(["--init-token", "--free", "--label", "test", "--so-pin", SO_PIN, "--pin", PIN]);
         let done = tool.output().expect("softhsm2-util, of the package softhsm2");
         assert!(done.status.success(), "{done:?}");
         token

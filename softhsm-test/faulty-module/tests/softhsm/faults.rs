@@ -58,6 +58,16 @@ fn counters_are_shared_by_all_processes() {
 }
 
 #[test]
+fn no_call_of_many_threads_and_processes_is_lost() {
+    let token = Token::new();
+    token.set("C_GenerateRandom every=10 return=CKR_DEVICE_ERROR");
+    let mut users: Vec<_> = (0..3).map(|_| token.user()).collect();
+    users.iter_mut().for_each(|user| user.begin("threads 4 100"));
+    users.iter_mut().for_each(|user| assert_eq!(user.answer(), "ok"));
+    assert_eq!((token.control.count("C_GenerateRandom"), token.control.strikes()), (1200, 120));
+}
+
+#[test]
 fn a_call_that_hangs_comes_back_when_its_rule_is_gone() {
     let token = Token::new();
     let mut user = token.user();
@@ -107,9 +117,13 @@ fn a_crash_is_a_real_one() {
 fn corrupt_flips_one_bit() {
     let token = Token::new();
     let mut user = token.user();
-    for (function, command) in
-        [("C_Encrypt", "encrypt"), ("C_WrapKey", "wrap"), ("C_GetAttributeValue", "value")]
-    {
+    for (function, command) in [
+        ("C_Encrypt", "encrypt"),
+        ("C_WrapKey", "wrap"),
+        ("C_GetAttributeValue", "value"),
+        ("C_Digest", "digest"),
+        ("C_DigestFinal", "digest-parts"),
+    ] {
         let good = user.bytes(command);
         token.set(&format!("{function} times=1 corrupt"));
         let bad = user.bytes(command);
@@ -227,6 +241,8 @@ fn the_program_steers_from_a_shell() {
     assert_eq!(run(&["check", &rules]).0, Some(0));
     assert_eq!(run(&["clear", directory]).0, Some(0));
     user.expect("random", "ok");
+    assert_eq!(run(&["reset", directory]).0, Some(0));
+    assert!(run(&["counts", directory]).1.starts_with("failed-pins 0\n"));
     assert_eq!(run(&["counts", "/nowhere"]).0, Some(1));
     assert_eq!(run(&["set", directory]).0, Some(2));
     assert!(Control::new(directory).unwrap().failed_pins() == 0);

@@ -9,4 +9,6 @@
 
 mod common;
 mod faults;
+mod interfaces;
+mod pins;
 mod token;

@@ -1,5 +1,8 @@
 //! States of the whole token, on a real one.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use crate::common::{PIN, Token};
 
 fn login() -> String {
@@ -14,8 +17,11 @@ fn a_lost_token_is_gone_and_comes_back_without_its_sessions() {
     token.set("token lost return=CKR_TOKEN_NOT_PRESENT");
     user.expect("random", "TokenNotPresent");
     user.expect("slots", "ok 0");
+    // What is about the slot is answered; an event is none that this real module knows of.
+    assert_eq!(user.ask("present"), "ok false");
+    assert_eq!(user.ask("event"), "ok None");
     token.control.clear().unwrap();
-    assert_eq!(user.ask("slots"), slots);
+    assert_eq!((user.ask("slots"), user.ask("present")), (slots, "ok true".to_owned()));
     user.expect("random", "SessionHandleInvalid");
     user.all(&["open"]);
     user.expect("state", "ok RwPublic");
@@ -66,54 +72,57 @@ fn there_are_only_so_many_sessions() {
     token.set("token max-sessions=2");
     user.expect("open", "ok");
     user.expect("open", "SessionCount");
+    assert_eq!(user.ask("limit"), "ok Max(2)");
     token.set("token max-sessions=3");
     user.expect("open", "ok");
 }
 
 #[test]
-fn a_refused_pin_is_counted_and_the_real_token_does_not_hear_of_it() {
+fn a_call_can_lose_the_token_for_all_until_its_rule_is_gone() {
     let token = Token::new();
-    let mut caller = token.caller();
-    caller.all(&["init", "open"]);
-    token.set("token pin-refused");
-    caller.expect(&login(), "PinIncorrect");
+    let [mut user, mut other] = [token.user(), token.user()];
+    token.set("C_GenerateRandom after=1 times=1 lost");
+    user.all(&["random"]);
+    other.all(&["state"]);
+    user.expect("random", "DeviceRemoved");
+    other.expect("state", "DeviceRemoved");
+    assert_eq!(token.control.strikes(), 1);
     token.control.clear().unwrap();
-    caller.expect("flags", "ok");
-    assert_eq!(token.control.failed_pins(), 1);
-    caller.all(&[&login()]);
-    assert_eq!(token.control.failed_pins(), 1);
+    user.expect("random", "SessionHandleInvalid");
+    other.expect("state", "SessionHandleInvalid");
+    user.all(&["open", &login(), "random"]);
 }
 
 #[test]
-fn a_token_locks_after_so_many_wrong_pins_of_all_processes() {
+fn a_token_that_a_call_has_lost_comes_back_by_itself() {
     let token = Token::new();
-    token.set("token pin-tries=3");
-    let [mut one, mut other] = [token.caller(), token.caller()];
-    one.all(&["init", "open"]);
-    other.all(&["init", "open"]);
-    assert_eq!(one.ask("flags"), "ok");
-    one.expect("login wrong", "PinIncorrect");
-    assert_eq!(other.ask("flags"), "ok low");
-    other.expect("login wrong", "PinIncorrect");
-    assert_eq!(one.ask("flags"), "ok low final");
-    // A right one in between gives all tries back.
-    one.all(&[&login()]);
-    let mut third = token.caller();
-    third.all(&["init", "open"]);
-    assert_eq!(third.ask("flags"), "ok");
-    for _ in 0..3 {
-        third.expect("login wrong", "PinIncorrect");
+    let mut user = token.user();
+    token.set("C_GenerateRandom times=1 lost=1s return=CKR_DEVICE_ERROR");
+    let began = Instant::now();
+    user.expect("random", "DeviceError");
+    user.expect("slots", "ok 0");
+    // Asking a caller changes it, so this is no `until`.
+    while user.ask("slots") == "ok 0" {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        sleep(Duration::from_millis(5));
     }
-    third.expect(&login(), "PinLocked");
-    assert_eq!(third.ask("flags"), "ok low locked");
-    assert_eq!(token.control.failed_pins(), 5);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    user.expect("random", "SessionHandleInvalid");
+    user.all(&["open", &login(), "random"]);
 }
 
 #[test]
-fn flags_of_the_pin_are_shown() {
+fn a_call_can_take_the_sessions_or_the_login_of_its_process_away() {
     let token = Token::new();
-    let mut caller = token.caller();
-    caller.all(&["init"]);
-    token.set("token pin-flags=count-low,final-try,locked,to-be-changed");
-    assert_eq!(caller.ask("flags"), "ok low final locked change");
+    let [mut user, mut other] = [token.user(), token.user()];
+    token.set("C_GenerateRandom after=1 every=2 sessions-dropped");
+    user.all(&["random"]);
+    other.all(&["random"]);
+    user.expect("random", "SessionHandleInvalid");
+    other.expect("state", "ok RwUser");
+    user.all(&["open", &login(), "random"]);
+    token.set("C_GenerateRandom times=1 logged-out");
+    user.all(&["random"]);
+    user.expect("state", "ok RwPublic");
+    other.expect("state", "ok RwUser");
 }
