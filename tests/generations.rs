@@ -8,9 +8,15 @@
 
 mod common;
 
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use aes_kw::{KeyInit, KwAes256};
 use common::client::{request, request_for};
 use common::daemon::Daemon;
+use common::keks::{active, found, generate, generate_meanwhile};
+use common::load::Load;
 use common::token::{GOOD, Token};
 use common::{eventually, seed};
 use p11_kms::generation::Generation;
@@ -163,4 +169,103 @@ async fn after_a_kek_has_vanished_one_new_kek_sets_things_right() {
     token.run(&["key", "generate", "--generation", "3"]).expect(0, &[]);
     assert_ne!(daemon.well().await.key_id, lost);
     daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+}
+
+/// Whoever calls with the active one notices nothing.
+#[tokio::test]
+async fn an_older_kek_that_vanishes_is_told_and_comes_back_from_its_backup() {
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    let old = client.encrypt(&seed(1, 32)).await.unwrap();
+    let new = generate(&token);
+    active(&daemon, &new).await;
+    let mut copy = Command::new("cp");
+    copy.arg("-a").args([token.path("tokens"), token.path("tokens.copy")]);
+    assert!(copy.status().unwrap().success());
+    let load = Load::start(&client, 2);
+
+    token.delete("k8s-kek-0001");
+    let words = "this KEK is no longer there: what only it can decrypt is lost";
+    let told = daemon.logged(words).await;
+    assert_eq!((&told["level"], &told["label"]), (&"ERROR".into(), &"k8s-kek-0001".into()));
+    let refusal = client.decrypt(request_for(&old)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::NotFound, "{refusal:?}");
+    active(&daemon, &new).await;
+    load.go_on_for(50).await;
+
+    fs::rename(token.path("tokens"), token.path("tokens.lost")).unwrap();
+    fs::rename(token.path("tokens.copy"), token.path("tokens")).unwrap();
+    let back = async || client.decrypt(request_for(&old)).await.ok();
+    assert!(eventually("the old KEK", back).await == seed(1, 32));
+    load.go_on_for(50).await;
+    load.finish().await;
+    active(&daemon, &new).await;
+    daemon.stop().await;
+}
+
+/// A clock of the daemon's own: what this is preloaded into is told a time that is off by as many
+/// seconds as the file says.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int result = (int)syscall(SYS_clock_gettime, id, now);
+    const char *path = getenv("TEST_CLOCK");
+    FILE *file = result == 0 && id == CLOCK_REALTIME && path ? fopen(path, "r") : NULL;
+    long seconds = 0;
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) == 1) now->tv_sec += seconds;
+        fclose(file);
+    }
+    return result;
+}
+"#;
+
+/// The year of the log's last line.
+fn year(daemon: &Daemon) -> String {
+    daemon.lines().last().unwrap()["timestamp"].as_str().unwrap()[..4].to_owned()
+}
+
+/// No delay and no deadline goes by it.
+#[tokio::test]
+async fn the_clock_may_be_set_and_no_call_notices() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let token = Token::with_kek();
+    let (source, library) = (token.path("clock.c"), token.path("clock.so"));
+    fs::write(&source, CLOCK).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
+    assert!(compiler.status().expect("a C compiler: see softhsm-test/run").success());
+
+    let mut command = token.command();
+    command.args(["--set", "keyring.activation-delay=3s", "serve"]);
+    command.env("LD_PRELOAD", &library).env("TEST_CLOCK", token.path("clock"));
+    let daemon = Daemon::run(&token, command);
+    daemon.well().await;
+    daemon.all_workers(2).await;
+    let first = year(&daemon);
+    let load = Load::start(&daemon.client().await, 4);
+    let mut years = vec![first];
+    for days in [400, -400] {
+        let before = Instant::now();
+        let new = generate_meanwhile(&token).await;
+        found(&daemon, &new).await;
+        // Replaced as a whole: it is read all the time.
+        fs::write(token.path("clock.next"), (days * 86_400).to_string()).unwrap();
+        fs::rename(token.path("clock.next"), token.path("clock")).unwrap();
+        load.go_on_for(100).await;
+        assert_eq!(daemon.well().await.healthz, "ok");
+        active(&daemon, &new).await;
+        assert!(before.elapsed() >= DELAY, "{days} days: active after {:?}", before.elapsed());
+        years.push(year(&daemon));
+    }
+    load.finish().await;
+    assert!(years[1] > years[0] && years[2] < years[0], "the clock was not set: {years:?}");
+    assert_eq!(daemon.count("unhealthy: the last good answer"), 0);
+    daemon.stop().await;
 }

@@ -14,14 +14,30 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use common::client::{Client, request_for};
 use common::daemon::Daemon;
 use common::load::Load;
 use common::process::{children, pid_of};
 use common::token::{LABEL, Token, module};
-use common::{seed, wait_until};
+use common::{eventually, seed, wait_until};
 use faulty_module::Control;
 use nix::sys::signal::{Signal, kill, killpg};
+use p11_kms::proto::EncryptResponse;
+use tokio::task::JoinHandle;
+use tonic::Code;
+
+/// What is promised for a token that is back.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What callers may see while it is away.
+const AWAY: [Code; 2] = [Code::Unavailable, Code::DeadlineExceeded];
+
+/// Calls at once.
+const CALLERS: u32 = 4;
 
 /// The client's half of p11-kit, on one architecture or another.
 fn p11_kit_client() -> PathBuf {
@@ -104,6 +120,75 @@ async fn daemon(token: &Token) -> Daemon {
     daemon
 }
 
+/// Callers that go on whatever comes, and keep what they were given.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    written: Vec<(u32, EncryptResponse)>,
+    /// When each was begun, and what came of it.
+    failed: Vec<(Instant, tonic::Status)>,
+}
+
+impl Callers {
+    fn start(client: &Client) -> Self {
+        let (stop, good) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let call = |number| {
+            let (stop, good, client) = (stop.clone(), good.clone(), client.clone());
+            async move {
+                let (mut seen, mut salt) = (Seen::default(), number);
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    match round_trip(&client, salt).await {
+                        Ok(encrypted) => {
+                            good.fetch_add(1, Ordering::Relaxed);
+                            seen.written.push((salt, encrypted));
+                        }
+                        Err(status) => {
+                            seen.failed.push((began, status));
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                        }
+                    }
+                    salt += CALLERS;
+                }
+                seen
+            }
+        };
+        let tasks = (0..CALLERS).map(|number| tokio::spawn(call(number))).collect();
+        Self { stop, good, tasks }
+    }
+
+    /// Waits for so many more good round trips.
+    async fn go_on_for(&self, count: usize) {
+        let good = || self.good.load(Ordering::Relaxed);
+        let goal = good() + count;
+        eventually("calls under load", async || (good() >= goal).then_some(())).await;
+    }
+
+    async fn finish(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for task in self.tasks {
+            let seen = task.await.unwrap();
+            all.written.extend(seen.written);
+            all.failed.extend(seen.failed);
+        }
+        all
+    }
+}
+
+async fn round_trip(client: &Client, salt: u32) -> Result<EncryptResponse, tonic::Status> {
+    let encrypted = client.encrypt(&seed(salt, 32)).await?;
+    let back = client.decrypt(request_for(&encrypted)).await?;
+    assert!(back == seed(salt, 32), "another plaintext came back");
+    Ok(encrypted)
+}
+
+/// Longer each time: the pauses between two tries to start a worker grow.
 #[tokio::test]
 #[ignore = "needs p11-kit: see softhsm-test/run"]
 async fn a_remote_token_that_is_stopped_and_started() {
@@ -111,15 +196,37 @@ async fn a_remote_token_that_is_stopped_and_started() {
     let mut server = Server::start(&token);
     let daemon = daemon(&token).await;
     let client = daemon.client().await;
-    let before = client.encrypt(&seed(1, 32)).await.unwrap();
-    for _ in 0..3 {
+    let key_id = daemon.well().await.key_id;
+    let callers = Callers::start(&client);
+    let mut away = Vec::new();
+    for seconds in [0, 2, 6] {
+        callers.go_on_for(20).await;
+        let lost = Instant::now();
         server.lose();
-        let status = daemon.unwell("").await;
-        assert_eq!(status.key_id, before.key_id, "the key_id stays what it was");
+        let status = daemon.unwell("no token matches token.uri").await;
+        assert_eq!(status.key_id, key_id, "the key_id stays what it was");
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert_ne!(daemon.status(|_| true).await.healthz, "ok");
         server.bring_back();
-        daemon.well().await;
-        let old = common::client::request_for(&before);
-        assert!(client.decrypt(old).await.unwrap() == seed(1, 32), "another plaintext came back");
+        let back = Instant::now();
+        assert_eq!(daemon.well().await.key_id, key_id);
+        assert!(back.elapsed() <= SOON, "well after {:?}", back.elapsed());
+        away.push((lost, Instant::now()));
+    }
+    callers.go_on_for(20).await;
+    let seen = callers.finish().await;
+    for (began, status) in &seen.failed {
+        assert!(AWAY.contains(&status.code()), "{status:?}");
+        let is_away = |(lost, well): &(Instant, Instant)| began <= well && began >= lost;
+        // One that was under way when it was lost waits for its end.
+        let under_way =
+            |(lost, _): &(Instant, Instant)| began < lost && lost.duration_since(*began) < SOON;
+        assert!(away.iter().any(is_away) || away.iter().any(under_way), "{status:?}");
+    }
+    assert!(!seen.failed.is_empty(), "nobody has seen that it was away");
+    for (salt, encrypted) in &seen.written {
+        let back = client.decrypt(request_for(encrypted)).await.unwrap();
+        assert!(back == seed(*salt, 32), "another plaintext came back");
     }
     daemon.all_workers(2).await;
     daemon.stop().await;

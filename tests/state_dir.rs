@@ -10,7 +10,7 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use common::token::Token;
 use common::worker::Worker;
 use common::{eventually, hex, seed, wait_until};
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use p11_kms::keyring::Record;
 use tonic::Code;
 
@@ -199,7 +200,7 @@ async fn a_damaged_state_file_is_named_with_the_remedy_and_the_remedy_helps() {
             [["serve"].as_slice(), &["key", "list"], &["key", "destroy", "1"], &["key", "rotate"]];
         for line in lines {
             let ended = token.run(line);
-            ended.expect(2, &["keyring.state-dir", named, why, &remedy]);
+            ended.expect(2, &["keyring.state-dir", named, " is not to be trusted: ", why, &remedy]);
             assert_eq!(ended.stdout, "", "{line:?}");
         }
         assert_eq!(fs::read(&file).unwrap(), bytes, "nobody has repaired it behind our back");
@@ -232,6 +233,11 @@ async fn a_state_directory_that_cannot_be_had_ends_the_start() {
         let remedy = format!("chmod 0700 {}", token.path("open").display());
         let its_mode = format!("mode {bits:04o}");
         start(&["--set", &at("open")]).expect(2, &["written by others", &its_mode, &remedy]);
+    }
+    if geteuid().is_root() {
+        fs::set_permissions(token.path("open"), Permissions::from_mode(0o700)).unwrap();
+        chown(token.path("open"), Some(12345), None).unwrap();
+        start(&["--set", &at("open")]).expect(2, &["keyring.state-dir", "belongs to uid 12345"]);
     }
     daemon.stop().await;
 }
@@ -318,6 +324,70 @@ async fn a_damaged_copy_on_the_token_stops_only_a_node_that_has_no_record_of_its
     assert_eq!(bare.well().await.key_id, key_id);
     daemon.stop().await;
     bare.stop().await;
+}
+
+/// Nobody knows then whether another node writes with a newer KEK.
+#[tokio::test]
+async fn a_token_that_would_not_be_searched_stops_only_a_node_that_has_no_record_of_its_own() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let one = ["token.workers=1", "token.sessions=1"];
+    let daemon = Daemon::start_with(&token, &one).await;
+    let key_id = daemon.well().await.key_id;
+    let written = daemon.client().await.encrypt(&seed(1, 32)).await.unwrap();
+    daemon.stop().await;
+    // A worker looks for keys once when it starts; then a search for records follows each for keys.
+    faults.set("C_FindObjectsInit after=1 every=2 return=CKR_ATTRIBUTE_TYPE_INVALID").unwrap();
+    let bare = spawn_neighbour(&token, "bare", &one);
+    let said = "the token would not be searched for the record of the keyring. ";
+    let status = bare.unwell(said).await;
+    assert_eq!(status.key_id, "", "it guesses nothing");
+    assert!(status.healthz.contains("token.data-objects = false"), "{status:?}");
+    let client = bare.client().await;
+    let refusal = client.encrypt(&seed(2, 32)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal:?}");
+    assert!(client.decrypt(request_for(&written)).await.unwrap() == seed(1, 32));
+    faults.clear().unwrap();
+    assert_eq!(bare.well().await.key_id, key_id);
+    bare.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_takes_no_data_objects_is_told_once_and_used_all_the_same() {
+    let token = Token::new();
+    let faults = token.misbehaving();
+    // So that nothing else makes objects.
+    let ecb = "token.method=ecb";
+    token.run(&["--set", ecb, "key", "generate"]).expect(0, &[]);
+    faults.set("C_CreateObject return=CKR_FUNCTION_FAILED").unwrap();
+    let daemon = Daemon::start_with(&token, &[ecb]).await;
+    let told = daemon.logged("the token keeps no copy of the record: ").await;
+    assert!(told["message"].as_str().unwrap().contains("CKR_FUNCTION_FAILED"), "{told}");
+    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+    assert_eq!(daemon.well().await.healthz, "ok");
+    // What follows is tried anew, and not told again.
+    let new = generate_with(&token, ecb);
+    let tries = faults.strikes();
+    active(&daemon, &new).await;
+    eventually("another try", async || (faults.strikes() > tries).then_some(())).await;
+    daemon.client().await.round_trip(&seed(2, 32)).await.unwrap();
+    faults.clear().unwrap();
+    let newer = generate_with(&token, ecb);
+    active(&daemon, &newer).await;
+    let mut worker = Worker::start(&token, &[("token.method", "ecb")]);
+    let is_it = |note: &String| {
+        let record = Record::parse(note, "k8s-kek").ok();
+        record.and_then(|it| it.active).is_some_and(|it| it.key_id.as_str() == newer)
+    };
+    wait_until("a copy", || worker.notes().iter().any(is_it).then_some(()));
+    assert_eq!(daemon.count("the token keeps no copy of the record"), 1);
+    daemon.stop().await;
+}
+
+fn generate_with(token: &Token, set: &str) -> String {
+    let made = token.run(&["--set", set, "key", "generate", "--output", "json"]);
+    made.expect(0, &[]);
+    made.json()["key-id"].as_str().unwrap().to_owned()
 }
 
 /// The good one of the token's notes.

@@ -13,9 +13,10 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::common::daemon::Daemon;
-use crate::common::process::{Process, pid_of};
+use crate::common::process::{Process, descriptors, pid_of};
 use crate::common::token::Token;
 use crate::common::watch::Watch;
 use crate::common::{eventually, wait_until};
@@ -33,8 +34,12 @@ pub(crate) struct Scene {
     pub(crate) workers: Vec<Process>,
     pub(crate) token: Token,
     set: Vec<String>,
+    /// Before there was a second one.
+    first_tokens: Vec<PathBuf>,
     /// How often each function had been called when all was well at first.
     calls: BTreeMap<&'static str, u64>,
+    /// How many lines of the daemon's log are from before.
+    first_lines: usize,
 }
 
 impl Scene {
@@ -58,11 +63,14 @@ impl Scene {
             workers: Vec::new(),
             token,
             set,
+            first_tokens: Vec::new(),
             calls: BTreeMap::new(),
+            first_lines: 0,
         };
         scene.daemon.well().await;
         scene.workers = scene.daemon.all_workers(scene.usual_workers()).await;
         scene.calls = scene.token.misbehaving().counts();
+        scene.first_lines = scene.daemon.lines().len();
         scene
     }
 
@@ -85,6 +93,18 @@ impl Scene {
     /// Those of the first workers that are still there.
     pub(crate) fn left(&self) -> Vec<Process> {
         self.workers.iter().copied().filter(|worker| worker.is_alive()).collect()
+    }
+
+    /// Is it in the log, in any line that is new since all was well at first? Those of requests
+    /// do not count.
+    pub(crate) fn has_logged(&self, words: &str) -> bool {
+        let says = |line: &Value| {
+            let mut parts = line.as_object().unwrap().values().filter_map(Value::as_str);
+            parts.any(|part| part.contains(words))
+        };
+        let lines = self.daemon.lines();
+        let mut new = lines.iter().skip(self.first_lines);
+        new.any(|line| line.get("method").is_none() && says(line))
     }
 
     /// Does what a row says.
@@ -136,12 +156,52 @@ impl Scene {
             Act::OthersStop => drop(self.others.take()),
             Act::EndFlood => drop(self.flood.take()),
             Act::DeleteKek => self.token.delete("k8s-kek-0001"),
+            Act::BackUp => self.copy("tokens", "tokens.copy"),
+            Act::Restore => {
+                fs::rename(self.token.path("tokens"), self.token.path("tokens.lost")).unwrap();
+                fs::rename(self.token.path("tokens.copy"), self.token.path("tokens")).unwrap();
+            }
+            Act::MakeTokenAnew => {
+                for token in self.tokens() {
+                    fs::remove_dir_all(token).unwrap();
+                }
+                self.token.initialise();
+            }
+            Act::SecondToken => {
+                self.first_tokens = self.tokens();
+                self.token.initialise();
+            }
+            Act::NoSecondToken => {
+                let others = self.tokens().into_iter().filter(|it| !self.first_tokens.contains(it));
+                others.for_each(|token| fs::remove_dir_all(token).unwrap());
+            }
+            Act::Descriptors(more) => {
+                let most = if more { 1024 } else { descriptors(self.daemon.id()) };
+                let mut limit = Command::new("prlimit");
+                limit.args(["--pid", &self.daemon.id().to_string(), &format!("--nofile={most}:")]);
+                assert!(limit.status().unwrap().success());
+            }
             Act::MakeKek => {
                 self.token.run(&["key", "generate", "--generation", "2"]).expect(0, &[]);
             }
-            Act::Logged(words) => drop(self.daemon.logged(words).await),
+            Act::Logged(words) => {
+                let said = async || self.has_logged(words).then_some(());
+                eventually(&format!("{words:?} in the log"), said).await;
+            }
             Act::Pause(time) => tokio::time::sleep(time).await,
         }
+    }
+
+    /// Where SoftHSM keeps them, one directory each.
+    fn tokens(&self) -> Vec<PathBuf> {
+        let found = fs::read_dir(self.token.path("tokens")).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.token.path(from)).arg(self.token.path(to));
+        assert!(copy.status().unwrap().success());
     }
 
     fn hidden(&self, name: &str) -> PathBuf {
@@ -165,6 +225,7 @@ impl Scene {
         let was_killed = ended.signal() == Some(Signal::SIGKILL as i32);
         assert!(ended.success() || was_killed, "the front ended: {ended}");
         self.daemon = Daemon::spawn(&self.token, &self.set());
+        self.first_lines = 0;
     }
 }
 

@@ -4,6 +4,8 @@
 //! has a long form with random kills. All need the program that `softhsm-test/apiserver/build`
 //! builds, in the environment variable KMS_CLIENT; without it they count as ignored.
 //!
+//! `document.rs` holds `docs/failure-modes.md` against them, and needs nothing.
+//!
 //! One fault is not in the table: a token that gives out another value for a seed than the one
 //! that was wrapped. Key wrap protects the blob, not what the token says that it unwrapped, so
 //! nobody on our side can see that.
@@ -21,6 +23,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod document;
 mod faults;
 mod flood;
 mod print;
@@ -37,6 +40,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::row::Row;
 use crate::run::Outcome;
 
+/// What the random kills are called among the rows.
+const RANDOM: &str = "random-kills";
+
 /// Random kills in the short form.
 const KILLS: usize = 10;
 
@@ -51,8 +57,12 @@ fn main() -> ExitCode {
 
 fn trials() -> Vec<Trial> {
     let rows = table::rows().map(|row| trial(row.name, move || run_row(row)));
-    let random = trial("random-kills", || random::run(KILLS, None, |_| {}));
-    rows.chain([random]).collect()
+    let random = trial(RANDOM, || random::run(KILLS, None, |_| {}));
+    let document = [
+        Trial::test("failure-modes", document::check),
+        Trial::test("failure-modes-itself", document::check_itself),
+    ];
+    rows.chain([random]).chain(document).collect()
 }
 
 fn trial(name: &str, run: impl Fn() -> Outcome + Send + 'static) -> Trial {

@@ -10,13 +10,10 @@ use serde_json::json;
 use crate::common::watch;
 use crate::row::Row;
 use crate::run::Outcome;
-use crate::{KILLS, random, run_row, table};
+use crate::{KILLS, RANDOM, random, run_row, table};
 
 /// Random kills in the long form.
 const LONG: usize = 200;
-
-/// What the random kills are called among the rows.
-const RANDOM: &str = "random-kills";
 
 #[derive(Default)]
 struct Options {

@@ -11,7 +11,7 @@ use crate::common::eventually;
 use crate::faults::Scene;
 use crate::row::{Act, SOON};
 use crate::run::{Outcome, well_since};
-use crate::runtime;
+use crate::{RANDOM, runtime};
 
 /// What callers may see when the front is killed.
 const MAY_SEE: &[&str] = &["Unavailable", "DeadlineExceeded"];
@@ -36,7 +36,7 @@ pub(crate) fn run(kills: usize, seed: Option<u64>, told: impl Fn(usize)) -> Outc
 async fn kill_at_random(kills: usize, seed: u64, told: impl Fn(usize)) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     let mut outcome = Outcome {
-        name: "random-kills".to_owned(),
+        name: RANDOM.to_owned(),
         fault: format!("{kills} SIGKILLs of worker and front"),
         moment: format!("at random, seed {seed}"),
         ..Outcome::default()

@@ -27,8 +27,12 @@ pub(crate) struct Row {
     pub(crate) end: &'static [Act],
     /// The gRPC codes that callers may see. None: nobody notices anything.
     pub(crate) may_see: &'static [&'static str],
+    /// Whether somebody has to see one of them. Otherwise the fault would not have been done.
+    pub(crate) is_seen: bool,
     /// What Status says meanwhile.
     pub(crate) status: Status,
+    /// What the log has to say, each in a message of its own.
+    pub(crate) logs: &'static [&'static str],
     /// How soon after its end all has to be well.
     pub(crate) well_within: Duration,
     /// Which workers are there afterwards.
@@ -57,8 +61,11 @@ pub(crate) enum Load {
 pub(crate) enum Status {
     /// That all is well.
     Well,
-    /// These words at some moment. The fault does not end before.
-    Says(&'static str),
+    /// Each of these at some moment, and never again that all is well. The fault does not end
+    /// before.
+    Says(&'static [&'static str]),
+    /// That all is well, or these words: a worker has gone and the next one is not there yet.
+    MaySay(&'static str),
     /// Anything, as long as it is answered.
     Anything,
 }
@@ -134,9 +141,21 @@ pub(crate) enum Act {
     EndFlood,
     /// The only KEK is deleted.
     DeleteKek,
+    /// The token is copied as it is.
+    BackUp,
+    /// The copy takes its place.
+    Restore,
+    /// The token is deleted, and an empty one with the same label is made.
+    MakeTokenAnew,
+    /// Another token with the same label is made.
+    SecondToken,
+    /// It is deleted.
+    NoSecondToken,
+    /// Whether the front may open more than it has.
+    Descriptors(bool),
     /// `p11-kms key generate --generation 2`.
     MakeKek,
-    /// Waits for these words in the log.
+    /// Waits for these words in the log, told since all was well at first.
     Logged(&'static str),
     /// Waits.
     Pause(Duration),
@@ -154,7 +173,9 @@ pub(crate) const UNNOTICED: Row = Row {
     lasts: Duration::ZERO,
     end: &[BEHAVE],
     may_see: &[],
+    is_seen: false,
     status: Status::Well,
+    logs: &[],
     well_within: SOON,
     workers: Workers::Same,
     front: Front::Lives,

@@ -95,8 +95,11 @@ pub(crate) async fn run(row: &Row) -> Outcome {
         scene.act(*act).await;
     }
     tokio::time::sleep(row.lasts).await;
-    if let Status::Says(words) = row.status {
-        status_says(&scene, words).await;
+    if let Status::Says(all) = row.status {
+        for words in all {
+            status_says(&scene, words).await;
+        }
+        stays_unwell(&mut outcome, &scene);
     }
     if row.load == Load::AnotherAfter {
         let first = scene.watch.as_mut().unwrap();
@@ -124,6 +127,10 @@ pub(crate) async fn run(row: &Row) -> Outcome {
     let (watch, undisturbed) = (scene.watch.as_mut().unwrap(), Row { may_see: &[], ..*row });
     judge_client(&mut outcome, if last { row } else { &undisturbed }, watch);
     look_at_what_was_written(&mut outcome, row, &scene.daemon, &written).await;
+    outcome.check(!row.is_seen || !outcome.failed.is_empty(), || "nobody saw the fault".to_owned());
+    for words in row.logs {
+        outcome.check(scene.has_logged(words), || format!("{words:?} is not in the log"));
+    }
     let pins = scene.token.misbehaving().failed_pins();
     outcome.check(pins == row.failed_pins, || format!("{pins} wrong PINs were tried"));
     if !outcome.problems.is_empty() {
@@ -175,6 +182,15 @@ async fn status_says(scene: &Scene, words: &str) {
     }
 }
 
+/// Whoever says that all is well while it is not would stop the search for what is wrong.
+fn stays_unwell(outcome: &mut Outcome, scene: &Scene) {
+    let Some(watch) = &scene.watch else { return };
+    let beats = watch.beats();
+    let since = beats.iter().skip_while(|beat| beat.healthz == "ok");
+    let well = since.filter(|beat| beat.healthz == "ok").count();
+    outcome.check(well == 0, || format!("Status said ok {well} times during the fault"));
+}
+
 fn judge_client(outcome: &mut Outcome, row: &Row, watch: &mut Watch) {
     let summary = outcome.take(watch, row.may_see);
     if row.front != Front::Dies {
@@ -187,9 +203,15 @@ fn judge_client(outcome: &mut Outcome, row: &Row, watch: &mut Watch) {
             format!("a Status took {slowest:.0} ms")
         });
     }
-    if row.status == Status::Well {
+    let may_say = match row.status {
+        Status::Well => Some(None),
+        Status::MaySay(words) => Some(Some(words)),
+        Status::Says(_) | Status::Anything => None,
+    };
+    if let Some(words) = may_say {
         let beats = watch.beats();
-        let unwell = beats.iter().find(|beat| beat.healthz != "ok");
+        let is_right = |said: &str| said == "ok" || words.is_some_and(|words| said.contains(words));
+        let unwell = beats.iter().find(|beat| !is_right(&beat.healthz));
         outcome.check(unwell.is_none(), || {
             format!("Status said {:?}", unwell.map_or("", |beat| &beat.healthz))
         });

@@ -8,11 +8,8 @@ const IMPATIENT: &[&str] = &["token.call-timeout=500ms"];
 
 const A_WHILE: Duration = Duration::from_millis(1500);
 
-/// What callers see of a token that does not work.
-const AWAY: &[&str] = &["Unavailable", "DeadlineExceeded"];
-
 /// What they see of a KEK that does not work, and is not used any more.
-const REFUSED: &[&str] = &["Unavailable", "DeadlineExceeded", "FailedPrecondition", "NotFound"];
+const REFUSED: &[&str] = &["FailedPrecondition", "NotFound", "Unavailable"];
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -21,9 +18,9 @@ pub(super) const ROWS: &[Row] = &[
         set: IMPATIENT,
         begin: &[Act::Rules("C_WrapKey hang"), Act::Struck(1)],
         lasts: A_WHILE,
-        may_see: AWAY,
-        status: Status::Says("token.call-timeout"),
+        status: Status::Says(&["the module hangs, its worker is replaced"]),
         workers: Workers::Replaced(2),
+        logs: &["(token.call-timeout is 500ms): the module hangs, its worker is replaced"],
         ..UNNOTICED
     },
     Row {
@@ -32,9 +29,9 @@ pub(super) const ROWS: &[Row] = &[
         set: IMPATIENT,
         begin: &[Act::Rules("C_UnwrapKey hang"), Act::Struck(1)],
         lasts: A_WHILE,
-        may_see: AWAY,
-        status: Status::Says("token.call-timeout"),
+        status: Status::Says(&["the module hangs, its worker is replaced"]),
         workers: Workers::Replaced(2),
+        logs: &["(token.call-timeout is 500ms): the module hangs, its worker is replaced"],
         ..UNNOTICED
     },
     Row {
@@ -43,6 +40,7 @@ pub(super) const ROWS: &[Row] = &[
         set: IMPATIENT,
         begin: &[Act::Rules("C_WrapKey hang times=1"), Act::WorkersGone(1)],
         workers: Workers::Replaced(1),
+        logs: &["(token.call-timeout is 500ms): the module hangs, its worker is replaced"],
         ..UNNOTICED
     },
     Row {
@@ -50,10 +48,12 @@ pub(super) const ROWS: &[Row] = &[
         fault: "C_FindObjects hangs",
         set: IMPATIENT,
         begin: &[Act::Rules("C_FindObjects hang"), Act::Struck(1)],
-        lasts: A_WHILE,
-        may_see: AWAY,
-        status: Status::Anything,
+        // Calls that were sent to a session behind the search wait for it.
+        may_see: &["DeadlineExceeded", "Unavailable"],
+        lasts: Duration::from_secs(4),
         workers: Workers::Any,
+
+        status: Status::MaySay("; a new worker is being started"),
         ..UNNOTICED
     },
     Row {
@@ -61,14 +61,16 @@ pub(super) const ROWS: &[Row] = &[
         fault: "a C_WrapKey ends in SIGSEGV",
         begin: &[Act::Rules("C_WrapKey segv times=1"), Act::Struck(1), Act::WorkersGone(1)],
         workers: Workers::Replaced(1),
+        logs: &["the worker process "],
         ..UNNOTICED
     },
     Row {
         name: "unwrap-aborts",
         fault: "every 500th C_UnwrapKey calls abort()",
         begin: &[Act::Rules("C_UnwrapKey abort every=500"), Act::Struck(4)],
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(1),
+        logs: &["the worker process "],
         ..UNNOTICED
     },
     Row {
@@ -76,6 +78,7 @@ pub(super) const ROWS: &[Row] = &[
         fault: "a C_CreateObject calls exit()",
         begin: &[Act::Rules("C_CreateObject exit=0 times=1"), Act::Struck(1), Act::WorkersGone(1)],
         workers: Workers::Replaced(1),
+        logs: &["the worker process "],
         ..UNNOTICED
     },
     Row {
@@ -144,6 +147,7 @@ pub(super) const ROWS: &[Row] = &[
         lasts: A_WHILE,
         end: &[Act::OthersStop, BEHAVE],
         may_see: &["ResourceExhausted"],
+        is_seen: true,
         ..UNNOTICED
     },
     Row {
@@ -165,8 +169,11 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Rules("C_WrapKey truncate=8"), Act::Struck(1)],
         lasts: A_WHILE,
         may_see: REFUSED,
-        status: Status::Says("wrap gave 32 bytes where 40 were due"),
+        status: Status::Says(&[
+            "KEK \"k8s-kek-0001\" is refused: it does not wrap: wrap gave 32 bytes where 40 were due",
+        ]),
         workers: Workers::Any,
+        is_seen: true,
         ..UNNOTICED
     },
     Row {
@@ -181,7 +188,23 @@ pub(super) const ROWS: &[Row] = &[
         moment: "in the test of the token's health",
         load: Load::NotDuring,
         begin: &[Act::Rules("C_WrapKey corrupt"), Act::Struck(1)],
-        status: Status::Says("do not trust it"),
+        status: Status::Says(&[
+            "the token does not unwrap what it has just wrapped: do not trust it",
+        ]),
+        workers: Workers::Any,
+        ..UNNOTICED
+    },
+    Row {
+        name: "wraps-wrongly-and-is-verified",
+        fault: "C_WrapKey gives out a wrong bit",
+        set: &["token.verify-wraps=true"],
+        begin: &[Act::Rules("C_WrapKey corrupt"), Act::Struck(1)],
+        lasts: A_WHILE,
+        may_see: REFUSED,
+        is_seen: true,
+        status: Status::Says(&[
+            "the token does not unwrap what it has just wrapped: do not trust it",
+        ]),
         workers: Workers::Any,
         ..UNNOTICED
     },

@@ -31,15 +31,20 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Hide("pin"), Act::KillWorkers(2)],
         end: &[Act::Show("pin")],
         may_see: &["Unavailable"],
-        status: Status::Says("/pin"),
+        status: Status::Says(&["/pin"]),
         workers: Workers::Replaced(2),
+        is_seen: true,
         ..UNNOTICED
     },
     Row {
         name: "config-removed",
         fault: "the config is not there",
         moment: "at a SIGHUP",
-        begin: &[Act::Hide("config.toml"), Act::Hangups(1), Act::Logged("the old one stays")],
+        begin: &[
+            Act::Hide("config.toml"),
+            Act::Hangups(1),
+            Act::Logged("SIGHUP: the config is not taken, the old one stays: "),
+        ],
         end: &[Act::Show("config.toml")],
         ..UNNOTICED
     },

@@ -24,6 +24,7 @@ pub(super) const ROWS: &[Row] = &[
         name: "front-killed",
         fault: "SIGKILL for the front, then a restart",
         begin: &[Act::Front(Signal::SIGKILL), Act::StartFront],
+        is_seen: true,
         ..RESTARTED
     },
     Row {
@@ -63,7 +64,9 @@ pub(super) const ROWS: &[Row] = &[
         moment: "when the front starts",
         begin: &[Act::Hide("tokens"), Act::Front(Signal::SIGKILL), Act::StartFront],
         end: &[Act::Show("tokens")],
-        status: Status::Says("C_Initialize answered"),
+        status: Status::Says(&["C_Initialize answered"]),
+        is_seen: true,
+        logs: &["no worker could be started: "],
         ..RESTARTED
     },
     Row {
@@ -80,6 +83,7 @@ pub(super) const ROWS: &[Row] = &[
         fault: "20 SIGHUPs in a second",
         begin: &[Act::Hangups(20)],
         workers: Workers::Replaced(2),
+        logs: &["the worker is logged in"],
         ..UNNOTICED
     },
     Row {
@@ -87,7 +91,11 @@ pub(super) const ROWS: &[Row] = &[
         fault: "C_Login hangs",
         moment: "at a SIGHUP",
         set: &["token.start-timeout=1s"],
-        begin: &[Act::Rules("C_Login hang"), Act::Hangups(1), Act::Logged("(token.start-timeout)")],
+        begin: &[
+            Act::Rules("C_Login hang"),
+            Act::Hangups(1),
+            Act::Logged("the module did not start and log in within 1s (token.start-timeout)"),
+        ],
         workers: Workers::Any,
         ..UNNOTICED
     },
@@ -98,7 +106,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[
             Act::Config("[health]", "[healht]"),
             Act::Hangups(1),
-            Act::Logged("the old one stays"),
+            Act::Logged("SIGHUP: the config is not taken, the old one stays: "),
         ],
         end: &[Act::Config("[healht]", "[health]")],
         ..UNNOTICED
@@ -106,7 +114,10 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "connections-flood",
         fault: "300 idle connections from another process",
-        begin: &[Act::Flood(300), Act::Logged("server.max-connections are open")],
+        begin: &[
+            Act::Flood(300),
+            Act::Logged("connection closed: server.max-connections are open"),
+        ],
         lasts: Duration::from_secs(2),
         end: &[Act::EndFlood],
         ..UNNOTICED

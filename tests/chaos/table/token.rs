@@ -6,13 +6,15 @@ use crate::row::{Act, BEHAVE, Load, Row, Status, UNNOTICED, Workers};
 
 const A_WHILE: Duration = Duration::from_millis(1500);
 
-const IMPATIENT: &[&str] = &["token.call-timeout=500ms"];
+/// What is said of a KEK that is not there any more.
+pub(super) const GONE: &str = "the active KEK \"k8s-kek-0001\" (generation 1) is no longer on the token. Nothing is written under an older one: ";
 
-/// What callers see of a token that does not work.
+/// What callers see of a token that does not answer.
 const AWAY: &[&str] = &["Unavailable", "DeadlineExceeded"];
 
-/// A token that is away for some time.
-const LOST: Row = Row { lasts: A_WHILE, may_see: AWAY, workers: Workers::Any, ..UNNOTICED };
+/// A token that is away for some time, and says so at once.
+const LOST: Row =
+    Row { lasts: A_WHILE, may_see: &["Unavailable"], workers: Workers::Any, ..UNNOTICED };
 
 /// One process with a login of its own, for many sessions.
 const ONE_WORKER: &[&str] = &["token.workers=1", "token.sessions=4"];
@@ -24,37 +26,51 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "network-gone",
         fault: "every call hangs, and comes back later",
-        set: IMPATIENT,
+        set: &["token.call-timeout=500ms", "token.start-timeout=1s"],
         begin: &[Act::Rules("device hang"), Act::Struck(1)],
-        status: Status::Says("token"),
+        lasts: Duration::from_secs(4),
+        may_see: AWAY,
+        is_seen: true,
+        status: Status::Says(&[
+            "the token has not answered in time (token.call-timeout is 500ms): the module hangs, its worker is replaced; a new worker is being started",
+            "the module did not start and log in within 1s",
+        ]),
         ..LOST
     },
     Row {
         name: "device-error",
         fault: "every call answers CKR_DEVICE_ERROR",
         begin: &[Act::Rules("device return=CKR_DEVICE_ERROR")],
-        status: Status::Says("CKR_DEVICE_ERROR"),
+        status: Status::Says(&["CKR_DEVICE_ERROR"]),
+        logs: &["no worker could be started: "],
+        is_seen: true,
         ..LOST
     },
     Row {
         name: "device-removed",
         fault: "every call answers CKR_DEVICE_REMOVED",
         begin: &[Act::Rules("device return=CKR_DEVICE_REMOVED")],
-        status: Status::Says("CKR_DEVICE_REMOVED"),
+        status: Status::Says(&["CKR_DEVICE_REMOVED"]),
+        logs: &["no worker could be started: "],
+        is_seen: true,
         ..LOST
     },
     Row {
         name: "token-lost",
         fault: "the token is gone, and its sessions with it",
         begin: &[Act::Rules("token lost return=CKR_TOKEN_NOT_PRESENT")],
-        status: Status::Says("token"),
+        status: Status::Says(&["no token matches token.uri"]),
+        logs: &["no worker could be started: "],
+        is_seen: true,
         ..LOST
     },
     Row {
         name: "token-lost-until-initialize",
         fault: "the token is gone for each process that saw it go",
         begin: &[Act::Rules("token lost-until-initialize")],
-        status: Status::Says("token"),
+        status: Status::Says(&["no token matches token.uri"]),
+        logs: &["no worker could be started: "],
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -62,13 +78,14 @@ pub(super) const ROWS: &[Row] = &[
         fault: "a C_WrapKey answers CKR_DEVICE_REMOVED",
         begin: &[Act::Rules("C_WrapKey return=CKR_DEVICE_REMOVED times=1"), Act::Struck(1)],
         workers: Workers::Replaced(1),
+        logs: &["C_WrapKey answered CKR_DEVICE_REMOVED"],
         ..UNNOTICED
     },
     Row {
         name: "sessions-dropped",
         fault: "the token drops all sessions of both workers",
         begin: &[Act::Rules("token sessions-dropped"), Act::WorkersGone(2)],
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
         ..UNNOTICED
     },
@@ -84,7 +101,7 @@ pub(super) const ROWS: &[Row] = &[
         name: "logged-out",
         fault: "the token ends the login of both workers",
         begin: &[Act::Rules("token logged-out"), Act::WorkersGone(2)],
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
         ..UNNOTICED
     },
@@ -103,7 +120,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[
             Act::Rules("token max-sessions=0"),
             Act::KillWorkers(1),
-            Act::Logged("CKR_SESSION_COUNT"),
+            Act::Logged("C_OpenSession answered CKR_SESSION_COUNT"),
         ],
         workers: Workers::Replaced(1),
         ..UNNOTICED
@@ -113,7 +130,8 @@ pub(super) const ROWS: &[Row] = &[
         fault: "the token has no session for us",
         moment: "when both workers are replaced",
         begin: &[Act::Rules("token max-sessions=0"), Act::KillWorkers(2)],
-        status: Status::Says("CKR_SESSION_COUNT"),
+        status: Status::Says(&["C_OpenSession answered CKR_SESSION_COUNT"]),
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -123,7 +141,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[
             Act::Rules("token pin-refused"),
             Act::KillWorkers(1),
-            Act::Logged("CKR_PIN_INCORRECT"),
+            Act::Logged("C_Login answered CKR_PIN_INCORRECT"),
         ],
         lasts: Duration::from_secs(3),
         end: TRY_AGAIN,
@@ -138,8 +156,9 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Rules("token pin-refused"), Act::KillWorkers(2)],
         lasts: Duration::from_secs(3),
         end: TRY_AGAIN,
-        status: Status::Says("CKR_PIN_INCORRECT"),
+        status: Status::Says(&["C_Login answered CKR_PIN_INCORRECT"]),
         failed_pins: 1,
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -149,8 +168,9 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Rules("token logged-out pin-refused")],
         lasts: Duration::from_secs(3),
         end: TRY_AGAIN,
-        status: Status::Says("CKR_PIN_INCORRECT"),
+        status: Status::Says(&["C_Login answered CKR_PIN_INCORRECT"]),
         failed_pins: 1,
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -159,7 +179,8 @@ pub(super) const ROWS: &[Row] = &[
         moment: "when both workers are replaced",
         begin: &[Act::Rules("token pin-flags=final-try pin-refused"), Act::KillWorkers(2)],
         end: TRY_AGAIN,
-        status: Status::Says("CKF_USER_PIN_FINAL_TRY"),
+        status: Status::Says(&["CKF_USER_PIN_FINAL_TRY"]),
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -168,7 +189,8 @@ pub(super) const ROWS: &[Row] = &[
         moment: "when both workers are replaced",
         begin: &[Act::Rules("token pin-flags=locked pin-refused"), Act::KillWorkers(2)],
         end: TRY_AGAIN,
-        status: Status::Says("CKF_USER_PIN_LOCKED"),
+        status: Status::Says(&["CKF_USER_PIN_LOCKED"]),
+        is_seen: true,
         ..LOST
     },
     Row {
@@ -177,16 +199,18 @@ pub(super) const ROWS: &[Row] = &[
         load: Load::AnotherAfter,
         begin: &[Act::DeleteKek],
         end: &[Act::MakeKek],
-        may_see: &["FailedPrecondition", "NotFound", "Unavailable"],
-        status: Status::Says("key generate"),
+        may_see: &["FailedPrecondition", "NotFound"],
+        status: Status::Says(&[GONE]),
         workers: Workers::Any,
         readable: false,
+        logs: &["no KEK is active: the active KEK"],
+        is_seen: true,
         ..UNNOTICED
     },
     Row {
         name: "next-kek",
         fault: "the next generation of the KEK is made",
-        begin: &[Act::MakeKek, Act::Logged("this KEK is active now")],
+        begin: &[Act::MakeKek, Act::Logged("found a KEK"), Act::Logged("this KEK is active now")],
         ..UNNOTICED
     },
     Row {
@@ -194,8 +218,10 @@ pub(super) const ROWS: &[Row] = &[
         fault: "the directory of SoftHSM's tokens is moved away",
         begin: &[Act::Hide("tokens")],
         end: &[Act::Show("tokens")],
-        may_see: &["Unavailable", "DeadlineExceeded", "FailedPrecondition", "NotFound"],
-        status: Status::Says(""),
+        may_see: &["FailedPrecondition", "NotFound"],
+        status: Status::Says(&["C_Initialize answered"]),
+        logs: &["no KEK is active: ", "no worker could be started: "],
+        is_seen: true,
         ..LOST
     },
 ];

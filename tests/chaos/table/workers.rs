@@ -18,6 +18,7 @@ pub(super) const ROWS: &[Row] = &[
         fault: "SIGKILL for a worker",
         begin: &[Act::KillWorkers(1), Act::WorkersGone(1)],
         workers: Workers::Replaced(1),
+        logs: &["the worker process "],
         ..UNNOTICED
     },
     Row {
@@ -26,7 +27,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::KillWorkers(2), Act::WorkersGone(2)],
         // A job that the second one got from the first has been run twice.
         may_see: &["Unavailable"],
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
         ..UNNOTICED
     },
@@ -43,6 +44,7 @@ pub(super) const ROWS: &[Row] = &[
         set: IMPATIENT,
         begin: &[Act::StopWorkers(1), Act::WorkersGone(1)],
         workers: Workers::Replaced(1),
+        logs: &["(token.call-timeout is 500ms): the module hangs, its worker is replaced"],
         ..UNNOTICED
     },
     Row {
@@ -51,8 +53,9 @@ pub(super) const ROWS: &[Row] = &[
         set: IMPATIENT,
         begin: &[Act::StopWorkers(2), Act::WorkersGone(2)],
         may_see: &["Unavailable"],
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
+        logs: &["(token.call-timeout is 500ms): the module hangs, its worker is replaced"],
         ..UNNOTICED
     },
     Row {
@@ -79,7 +82,7 @@ pub(super) const ROWS: &[Row] = &[
             Act::KillWorkers(1),
         ],
         lasts: Duration::from_secs(1),
-        status: Status::Anything,
+        status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
         ..UNNOTICED
     },
@@ -91,7 +94,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[
             Act::Rules("C_Login hang"),
             Act::KillWorkers(1),
-            Act::Logged("(token.start-timeout)"),
+            Act::Logged("the module did not start and log in within 1s (token.start-timeout)"),
         ],
         workers: Workers::Replaced(1),
         ..UNNOTICED
@@ -104,17 +107,26 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Rules("C_Initialize hang"), Act::KillWorkers(2)],
         end: &[BEHAVE],
         may_see: &["Unavailable", "DeadlineExceeded"],
-        status: Status::Says("token.start-timeout"),
+        status: Status::Says(&[
+            "the module did not start and log in within 1s (token.start-timeout)",
+        ]),
         workers: Workers::Replaced(2),
         well_within: SOON,
+        is_seen: true,
+        logs: &["no worker could be started: "],
         ..UNNOTICED
     },
     Row {
         name: "initialize-crashes",
         fault: "C_Initialize crashes, again and again",
-        moment: "when a killed worker is replaced",
-        begin: &[Act::Rules("C_Initialize segv"), Act::KillWorkers(1), Act::Struck(3)],
-        workers: Workers::Replaced(1),
+        moment: "when both workers are replaced",
+        begin: &[Act::Rules("C_Initialize segv"), Act::KillWorkers(2), Act::Struck(3)],
+        workers: Workers::Replaced(2),
+        status: Status::Says(&[
+            "the worker process ended while the module was starting: signal: 11",
+        ]),
+        may_see: &["Unavailable"],
+        is_seen: true,
         ..UNNOTICED
     },
     Row {
@@ -125,6 +137,7 @@ pub(super) const ROWS: &[Row] = &[
         begin: &[Act::Rules("C_Login hang"), Act::Struck(1)],
         lasts: Duration::from_secs(2),
         workers: Workers::Any,
+        logs: &["replacing the worker"],
         ..UNNOTICED
     },
     Row {
@@ -134,6 +147,7 @@ pub(super) const ROWS: &[Row] = &[
         set: &["token.replace-after-objects=200"],
         lasts: Duration::from_secs(2),
         workers: Workers::Replaced(2),
+        logs: &["replacing the worker", "it has made as many objects as the profile allows"],
         ..UNNOTICED
     },
 ];
