@@ -74,6 +74,77 @@ async fn after_a_login_that_did_not_come_back_the_counter_decides() {
     daemon.stop().await;
 }
 
+/// The same if the module has crashed in it.
+#[tokio::test]
+async fn after_a_login_that_crashed_the_counter_decides() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    faults.set("C_Login segv times=1\ntoken pin-flags=count-low").unwrap();
+    let daemon = Daemon::spawn(&token, &[]);
+    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
+    sleep(A_WHILE).await;
+    assert_eq!(faults.count("C_Login"), 1);
+    faults.clear().unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.well().await;
+    daemon.stop().await;
+}
+
+/// And if a worker that had been at work crashes as it logs in again.
+#[tokio::test]
+async fn after_a_second_login_that_crashed_the_counter_decides() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = Daemon::start_with(&token, &ONE_WORKER).await;
+    faults.set("C_Login segv times=1\ntoken pin-flags=count-low\ntoken logged-out").unwrap();
+    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
+    sleep(A_WHILE).await;
+    assert_eq!(faults.count("C_Login"), 2);
+    faults.clear().unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.well().await;
+    daemon.stop().await;
+}
+
+/// A crash in another call is no login: a counter that somebody else has made low does not count.
+#[tokio::test]
+async fn after_a_crash_at_work_the_pin_is_not_in_doubt() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = Daemon::start_with(&token, &ONE_WORKER).await;
+    faults.set("C_WrapKey segv times=1\ntoken pin-flags=count-low").unwrap();
+    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+    assert_eq!(faults.strikes(), 1);
+    daemon.logged("a wrong PIN was tried before").await;
+    daemon.well().await;
+    daemon.stop().await;
+}
+
+/// Two workers stay two until a restart, and each of them knows that it is not alone.
+#[tokio::test]
+async fn a_changed_number_of_workers_gives_a_wrong_pin_no_second_attempt() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = Daemon::start(&token).await;
+    token.change_config("profile = \"softhsm\"", "profile = \"softhsm\"\nworkers = 1");
+    daemon.signal(Signal::SIGHUP);
+    daemon.logged("a changed token.workers takes effect after a restart").await;
+    eventually("two new workers", async || {
+        (daemon.count("the worker is logged in") == 4).then_some(())
+    })
+    .await;
+    daemon.all_workers(2).await;
+    faults.set("token pin-refused\ntoken pin-tries=9\ntoken logged-out").unwrap();
+    let client = daemon.client().await;
+    for _ in 0..50 {
+        let _ = client.encrypt(&seed(1, 32)).await;
+    }
+    daemon.unwell("CKR_PIN_INCORRECT").await;
+    sleep(A_WHILE).await;
+    assert_eq!(faults.failed_pins(), 1);
+    daemon.stop().await;
+}
+
 /// The login is lost, not the PIN: the worker logs in again, and no caller notices.
 #[tokio::test]
 async fn a_worker_that_was_logged_out_logs_in_again_by_itself() {

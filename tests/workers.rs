@@ -8,10 +8,17 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
+use common::client::request_for;
 use common::daemon::Daemon;
 use common::load::Load;
+use common::process::Process;
 use common::token::Token;
 use common::{eventually, seed};
 use nix::sys::signal::Signal;
@@ -113,6 +120,167 @@ async fn no_worker_outlives_its_front_hung_or_not() {
         workers.iter().all(|worker| !worker.is_alive()).then_some(())
     })
     .await;
+}
+
+/// A module may fork a helper. It belongs to its worker's process group.
+struct Helper(Child);
+
+impl Helper {
+    fn of(worker: Process) -> Self {
+        let group = i32::try_from(worker.id()).unwrap();
+        Self(Command::new("sleep").arg("600").process_group(group).spawn().unwrap())
+    }
+
+    async fn gone(mut self) {
+        eventually("the end of a helper", async || self.0.try_wait().unwrap()).await;
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_the_module_has_forked_ends_with_its_worker() {
+    let token = Token::with_kek();
+    let set = ["token.call-timeout=500ms"];
+    let daemon = Daemon::start_with(&token, &set).await;
+    let client = daemon.client().await;
+    let killed = daemon.all_workers(2).await;
+    let helpers = [Helper::of(killed[0]), Helper::of(killed[1])];
+    // One crashes, the other one hangs and is killed.
+    killed[0].signal(Signal::SIGKILL);
+    killed[1].suspend();
+    let [crashed, hung] = helpers;
+    crashed.gone().await;
+    while killed[1].is_alive() {
+        client.round_trip(&seed(1, 32)).await.unwrap();
+    }
+    hung.gone().await;
+    eventually("two new workers", async || {
+        (daemon.count("the worker is logged in") == 4).then_some(())
+    })
+    .await;
+
+    // One is let go.
+    let helper = Helper::of(daemon.workers()[0]);
+    daemon.signal(Signal::SIGHUP);
+    helper.gone().await;
+    eventually("two more", async || (daemon.count("the worker is logged in") == 6).then_some(()))
+        .await;
+
+    daemon.stop().await;
+}
+
+/// Its listeners, its log files, its connections: none is the module's affair.
+#[tokio::test]
+async fn a_worker_inherits_none_of_the_fronts_descriptors() {
+    let token = Token::with_kek();
+    let tool = Path::new("/usr/bin/systemd-socket-activate");
+    assert!(
+        tool.exists(),
+        "{} is missing: `softhsm-test/run` installs it (package systemd)",
+        tool.display()
+    );
+    let (socket, audit) = (token.path("activated.sock"), token.path("audit.jsonl"));
+    let conf = token.path("softhsm2.conf");
+    let mut command = token.prepared(tool.to_str().unwrap());
+    command
+        .arg(format!("--listen={}", socket.display()))
+        .arg(format!("--setenv=SOFTHSM2_CONF={}", conf.display()))
+        .arg(env!("CARGO_BIN_EXE_p11-kms"))
+        .arg("--config")
+        .arg(token.config())
+        .arg(format!("--set=audit.file={}", audit.display()))
+        .arg(format!("--set=metrics.listen=unix://{}", token.path("metrics.sock").display()))
+        .arg("serve");
+    let daemon = Daemon::run(&token, command).at(&format!("unix://{}", socket.display()));
+    daemon.well().await;
+    let _open = daemon.client().await;
+    let opened = |id: u32| -> BTreeSet<PathBuf> {
+        let open = fs::read_dir(format!("/proc/{id}/fd")).unwrap();
+        open.flatten().filter_map(|it| fs::read_link(it.path()).ok()).collect()
+    };
+    let fronts = opened(daemon.id());
+    assert!(fronts.contains(&audit), "{fronts:?}");
+    for worker in daemon.all_workers(2).await {
+        let shared: Vec<_> = opened(worker.id()).intersection(&fronts).cloned().collect();
+        // The log, and nothing.
+        let known = |path: &PathBuf| {
+            path == Path::new("/dev/null") || path.to_string_lossy().contains("/log-")
+        };
+        assert!(shared.iter().all(known), "{shared:?}");
+    }
+    daemon.stop().await;
+}
+
+/// One blob crashes the module: that is nobody else's trouble, however often it is asked for.
+#[tokio::test]
+async fn a_blob_that_crashes_the_module_harms_no_other_call() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = Daemon::start(&token).await;
+    let client = daemon.client().await;
+    // SoftHSM has no RFC 5649: what is done for it is done for this one alone.
+    let blob = client.encrypt(&seed(1, 33)).await.unwrap();
+    faults.set("C_DecryptInit segv").unwrap();
+    let load = Load::start(&daemon.client().await, 32);
+    load.go_on_for(100).await;
+    for _ in 0..20 {
+        client.decrypt(request_for(&blob)).await.unwrap_err();
+    }
+    load.go_on_for(100).await;
+    load.finish().await;
+    let crashes = faults.strikes();
+    assert!((2..=6).contains(&crashes), "{crashes} workers died of it");
+    // The module is mended: it is tried again before long.
+    faults.clear().unwrap();
+    let back = eventually("the seed", async || client.decrypt(request_for(&blob)).await.ok()).await;
+    assert!(back == seed(1, 33));
+    daemon.well().await;
+    daemon.stop().await;
+}
+
+/// A search is many calls, and has more time than a caller.
+#[tokio::test]
+async fn nothing_waits_behind_a_search_that_hangs() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = Daemon::start(&token).await;
+    let load = Load::start(&daemon.client().await, 8);
+    load.go_on_for(100).await;
+    faults.set("C_FindObjectsInit hang times=1").unwrap();
+    eventually("a search", async || (faults.strikes() == 1).then_some(())).await;
+    load.go_on_for(1000).await;
+    daemon.logged("a search, or work on a key").await;
+    load.go_on_for(100).await;
+    load.finish().await;
+    daemon.stop().await;
+}
+
+/// Each worker has many calls, some of them just begun.
+#[tokio::test]
+async fn under_load_no_call_is_lost_with_both_workers() {
+    let token = Token::with_kek();
+    let daemon = Daemon::start(&token).await;
+    let load = Load::start(&daemon.client().await, 64);
+    for killed in 1..=10 {
+        load.go_on_for(100).await;
+        let workers = daemon.all_workers(2).await;
+        for worker in workers {
+            worker.signal(Signal::SIGKILL);
+        }
+        eventually("two new workers", async || {
+            (daemon.count("the worker is logged in") == 2 + 2 * killed).then_some(())
+        })
+        .await;
+    }
+    load.go_on_for(100).await;
+    load.finish().await;
+    daemon.stop().await;
 }
 
 /// SoftHSM truncates and writes its token at every login.

@@ -16,13 +16,19 @@ impl Backoff {
     /// The device is to be found at most 5 s after it is back.
     const LONGEST: Duration = Duration::from_secs(4);
 
+    /// So many failures make a wait of at most 1 s: callers wait for 3 s.
+    const YOUNG: u32 = 3;
+
     pub(super) const fn new() -> Self {
         Self { failures: 0 }
     }
 
-    /// It worked: the next trouble is met at once again.
-    pub(super) const fn reset(&mut self) {
-        self.failures = 0;
+    /// A worker that lived so long gave answers: the token need not be spared. After one that
+    /// lived on, the next trouble is met at once again. Where one after the other ends young, each
+    /// of them was a login.
+    pub(super) fn worked(&mut self, lived: Duration) {
+        let most = if lived >= Self::LONGEST { 0 } else { Self::YOUNG };
+        self.failures = self.failures.min(most);
     }
 
     /// Has it failed too often to be an accident?
@@ -59,7 +65,21 @@ mod tests {
             assert!(backoff.next() <= Backoff::LONGEST);
         }
         assert_eq!(backoff.ceiling(), Backoff::LONGEST);
-        backoff.reset();
+        backoff.worked(Backoff::LONGEST);
         assert_eq!(backoff.next(), Duration::ZERO);
+    }
+
+    /// A module that crashes on its second call logs in before each of them.
+    #[test]
+    fn workers_that_end_young_are_not_replaced_at_once_for_ever() {
+        let mut backoff = Backoff::new();
+        let mut waited = Duration::ZERO;
+        for _ in 0..100 {
+            backoff.worked(Duration::from_millis(50));
+            let wait = backoff.next();
+            assert!(wait <= Duration::from_secs(1));
+            waited += wait;
+        }
+        assert!(waited > Duration::from_secs(20), "{waited:?} for 100 logins");
     }
 }

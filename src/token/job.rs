@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::frame::{Deadline, Operation, encode_job};
-use super::merge::Merged;
+use super::merge::{Key, Merged};
 use super::protocol::{Class, Fingerprint};
 
 /// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
@@ -20,6 +20,42 @@ pub(super) type Reply = oneshot::Sender<Result<Answer, Error>>;
 
 /// Where it comes out.
 pub(super) type Receiver = oneshot::Receiver<Result<Answer, Error>>;
+
+/// How a worker came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It said so itself, in its answer to a job.
+    Told(Class),
+    /// It did not answer in time.
+    Hung,
+    /// Its process ended: the module crashed, or somebody killed it.
+    Died,
+}
+
+/// What a job has to do with the end of a worker that had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nothing.
+    None,
+    /// Its session was gone.
+    NoSession,
+    /// It may have brought that about, or one beside it. Next it runs without those.
+    Suspect(Company),
+    /// It was run, and nothing speaks for it.
+    Run,
+}
+
+/// What may be at a job's worker together with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Company {
+    /// Whatever there is.
+    #[default]
+    Any,
+    /// Jobs of other sessions.
+    OtherSessions,
+    /// No other job.
+    Nobody,
+}
 
 /// Who waits for a job.
 pub(super) enum Askers {
@@ -35,9 +71,11 @@ pub(super) struct Job {
     deadline: Instant,
     /// Since when it waits for a session; `None` once it was given to one.
     waits_since: Option<Instant>,
+    /// How often it was run by a worker that ended, and is not known to be blameless.
     runs: u32,
-    /// How often a worker that had it ended for a reason of its own.
+    /// How often its session was gone.
     refusals: u32,
+    company: Company,
     askers: Askers,
 }
 
@@ -63,6 +101,7 @@ impl Job {
             waits_since: Some(now),
             runs: 0,
             refusals: 0,
+            company: Company::Any,
             askers,
         }
     }
@@ -109,20 +148,29 @@ impl Job {
         self.operation.is_one_seed()
     }
 
-    /// A worker that had the job ended, and this is why. A job that may be repeated is not
-    /// to blame for a worker that hung on another one, the `first` that it had, nor, to a
-    /// point, for a session that was gone.
-    pub(super) fn was_run(&mut self, why: Class, first: bool) {
-        let blameless = self.operation.is_repeatable()
-            && match why {
-                Class::Hung => !first,
-                Class::SessionLost => self.refusals < Self::MOST_REFUSALS,
-                _ => false,
-            };
-        if blameless {
-            self.refusals += 1;
-        } else {
-            self.runs += 1;
+    /// What may be beside it where it is run next.
+    pub(super) const fn company(&self) -> Company {
+        self.company
+    }
+
+    /// What it asks for, if others may ask for the same.
+    pub(super) const fn key(&self) -> Option<&Key> {
+        match &self.askers {
+            Askers::One(_) => None,
+            Askers::Many(merged) => Some(merged.key()),
+        }
+    }
+
+    /// A worker that had the job ended. One that may be repeated is run again as long as
+    /// somebody else can be to blame for that.
+    pub(super) fn outlived_its_worker(&mut self, part: Part) {
+        match part {
+            _ if !self.operation.is_repeatable() => self.runs += 1,
+            Part::None => {}
+            Part::NoSession if self.refusals < Self::MOST_REFUSALS => self.refusals += 1,
+            // Next time it is known: so there is an end to this, too.
+            Part::Suspect(company) => self.company = self.company.max(company),
+            Part::NoSession | Part::Run => self.runs += 1,
         }
     }
 

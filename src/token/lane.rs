@@ -15,9 +15,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Error;
 use super::frame::{Inbox, MAX_ANSWER, MAX_SEED_FRAME, decode_answer};
-use super::job::Job;
+use super::job::{Cause, Job};
 use super::measure::Batch;
-use super::pool::{LaneId, Pool, WorkerId};
+use super::pool::{LaneId, Orders, Pool, WorkerId};
 use super::protocol::{Class, Failure};
 use crate::metrics;
 
@@ -28,6 +28,12 @@ pub(super) enum LaneEnd {
     Retired,
     /// Its worker is of no more use.
     Broken(Failure),
+}
+
+/// Its worker is of no more use: why, and how that is known.
+struct Broken {
+    cause: Cause,
+    why: Failure,
 }
 
 /// One session's lane.
@@ -92,23 +98,26 @@ impl Lane {
         let end = loop {
             match self.turn(&mut check).await {
                 Ok(false) => {}
-                Ok(true) => break LaneEnd::Retired,
-                Err(failure) => break LaneEnd::Broken(failure),
+                Ok(true) => break Ok(()),
+                Err(broken) => break Err(broken),
             }
         };
-        match &end {
-            LaneEnd::Retired => self.pool.end_lane(self.id),
-            LaneEnd::Broken(why) => {
-                self.pool.remove_lane(self.id, self.at_worker, self.unsent, why);
+        match end {
+            Ok(()) => {
+                self.pool.end_lane(self.id);
+                LaneEnd::Retired
+            }
+            Err(Broken { cause, why }) => {
+                self.pool.remove_lane(self.id, self.at_worker, self.unsent, cause, &why);
+                LaneEnd::Broken(why)
             }
         }
-        end
     }
 
     /// Sends what is new, then waits for whatever comes first. `true`: retired.
-    async fn turn(&mut self, check: &mut Interval) -> Result<bool, Failure> {
-        let retiring = match self.send_new() {
-            Ok(retiring) => retiring,
+    async fn turn(&mut self, check: &mut Interval) -> Result<bool, Broken> {
+        let orders = match self.send_new() {
+            Ok(orders) => orders,
             Err(error) => {
                 // The write says that the worker is dead. What it answered before, and whether it
                 // read all that it was sent, only a read tells.
@@ -117,8 +126,13 @@ impl Lane {
             }
         };
         let busy = !self.at_worker.is_empty();
-        if retiring && !busy {
-            return Ok(true);
+        match orders {
+            Orders::Retire if !busy => return Ok(true),
+            Orders::BreakOff => {
+                self.receive()?;
+                return Err(lost("it was killed, and keeps its socket open"));
+            }
+            Orders::Work | Orders::Retire => {}
         }
         tokio::select! {
             // What has come is read before anybody is found late: it may be we who slept.
@@ -154,7 +168,7 @@ impl Lane {
         })
     }
 
-    fn look_for_a_hang(&self) -> Result<(), Failure> {
+    fn look_for_a_hang(&self) -> Result<(), Broken> {
         let Some(late) = self.late() else { return Ok(()) };
         let what = if late.is_one_seed() {
             metrics::stuck_call();
@@ -164,12 +178,12 @@ impl Lane {
             "the token has not answered in time (a search, or work on a key)".to_owned()
         };
         let what = format!("{what}: the module hangs, its worker is replaced");
-        Err(Failure::new(Class::Hung, what))
+        Err(Broken { cause: Cause::Hung, why: Failure::new(Class::Hung, what) })
     }
 
-    fn send_new(&mut self) -> io::Result<bool> {
+    fn send_new(&mut self) -> io::Result<Orders> {
         let before = self.at_worker.len();
-        let retiring = self.pool.fetch(self.id, &mut self.at_worker);
+        let orders = self.pool.fetch(self.id, &mut self.at_worker);
         if before == 0 && !self.at_worker.is_empty() {
             self.running_since = Instant::now();
         }
@@ -187,17 +201,17 @@ impl Lane {
                     }
                     self.out.truncate(left);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(retiring),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(orders),
                 Err(error) => return Err(error),
             }
         }
         if self.unsent > 0 {
             self.last_sent = std::mem::take(&mut self.unsent);
         }
-        Ok(retiring)
+        Ok(orders)
     }
 
-    fn receive(&mut self) -> Result<(), Failure> {
+    fn receive(&mut self) -> Result<(), Broken> {
         loop {
             match self.socket.try_read(self.inbox.room()) {
                 Ok(0) => return Err(lost("the worker process closed its socket")),
@@ -218,7 +232,7 @@ impl Lane {
         }
     }
 
-    fn deliver(&mut self) -> Result<(), Failure> {
+    fn deliver(&mut self) -> Result<(), Broken> {
         let mut count = 0;
         let mut batch = Batch::default();
         let outcome = loop {
@@ -243,7 +257,7 @@ impl Lane {
                     // The job goes with the lane, to be run on the next one.
                     self.at_worker.push_front(job);
                     count -= 1;
-                    break Err(failure);
+                    break Err(Broken { cause: Cause::Told(failure.class), why: failure });
                 }
                 Err(failure) => job.answer(Err(failure.into())),
             }
@@ -269,6 +283,7 @@ fn append(out: &mut Zeroizing<Vec<u8>>, frame: &[u8]) {
     out.extend_from_slice(frame);
 }
 
-fn lost(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Class::TokenLost, format!("the worker process is gone: {error}"))
+fn lost(error: impl std::fmt::Display) -> Broken {
+    let why = Failure::new(Class::TokenLost, format!("the worker process is gone: {error}"));
+    Broken { cause: Cause::Died, why }
 }

@@ -13,7 +13,7 @@ use super::job::{Answer, Receiver, Reply};
 use super::protocol::Fingerprint;
 
 /// What makes two jobs equal: the operation, the KEK and the blob.
-type Key = (Operation, Fingerprint, Arc<[u8]>);
+pub(super) type Key = (Operation, Fingerprint, Arc<[u8]>);
 
 /// The unwraps that are under way, and who waits for each.
 #[derive(Clone, Default)]
@@ -56,6 +56,11 @@ impl Merger {
 }
 
 impl Merged {
+    /// What they wait for.
+    pub(super) const fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Is anybody still there?
     pub(super) fn is_wanted(&self) -> bool {
         let waiting = self.merger.waiting();

@@ -10,9 +10,11 @@ pub mod frame;
 mod job;
 mod lane;
 mod latch;
+mod load;
 mod measure;
 mod merge;
 mod pin;
+mod poison;
 mod pool;
 mod process;
 pub mod protocol;
@@ -28,10 +30,10 @@ use tokio::time::{Instant, timeout};
 pub use self::error::Error;
 use self::frame::{MAX_PAYLOAD, Operation};
 use self::job::{Answer, Askers, Job, Receiver};
+pub use self::load::{Availability, Load};
 use self::merge::{Joined, Merger};
 pub use self::pin::{PinEvent, Tell};
 use self::pool::Pool;
-pub use self::pool::{Availability, Load};
 use self::protocol::{
     Class, Failure, Fingerprint, Found, FoundKey, Import, Inspection, NewNote, Report, Setup,
 };
@@ -63,6 +65,7 @@ pub struct Workers {
     pool: Arc<Pool>,
     setup: Arc<watch::Sender<Arc<Setup>>>,
     slots: JoinSet<()>,
+    count: usize,
 }
 
 /// Starts the workers. Comes back at once: they log in meanwhile.
@@ -78,12 +81,13 @@ pub fn start(setup: Setup, capacity: Capacity) -> (Client, Workers) {
 /// Must be called within a tokio runtime.
 #[must_use]
 pub fn start_telling(setup: Setup, capacity: Capacity, tell: Tell) -> (Client, Workers) {
+    let count = capacity.workers;
     let pool = Arc::new(Pool::new(capacity.queue_length));
-    let (setup, setups) = watch::channel(Arc::new(setup));
+    let (setup, setups) = watch::channel(of_so_many(count, setup));
     let (reporter, reports) = watch::channel(None);
     let supervisor = Arc::new(Supervisor::new(pool.clone(), setups, reporter, tell));
     let mut slots = JoinSet::new();
-    for slot in 0..capacity.workers {
+    for slot in 0..count {
         slots.spawn(supervisor.clone().tend(slot));
     }
     let setup = Arc::new(setup);
@@ -93,14 +97,21 @@ pub fn start_telling(setup: Setup, capacity: Capacity, tell: Tell) -> (Client, W
         reports,
         setup: Arc::downgrade(&setup),
     };
-    (client, Workers { pool, setup, slots })
+    (client, Workers { pool, setup, slots, count })
+}
+
+/// A worker must know whether others are beside it, who try the same PIN. So it is told how many
+/// there are, whatever a config says that was read later.
+fn of_so_many(workers: usize, mut setup: Setup) -> Arc<Setup> {
+    setup.profile.workers = workers;
+    Arc::new(setup)
 }
 
 impl Workers {
-    /// Replaces every worker by one with this setup, make before break. A latched
-    /// PIN is tried again: the operator asked for it.
+    /// Replaces every worker by one with this setup, make before break; their number stays. A
+    /// latched PIN is tried again: the operator asked for it.
     pub fn reconfigure(&self, setup: Setup) {
-        self.setup.send_replace(Arc::new(setup));
+        self.setup.send_replace(of_so_many(self.count, setup));
     }
 
     /// Lets every worker finish what it has and log out; at most that long.

@@ -6,7 +6,7 @@
 //! `pipeline-depth`; the rest waits here, where a job whose caller has gone
 //! can still be dropped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::job::Job;
+use super::job::{Cause, Company, Job, Part};
+use super::load::{Availability, Load};
+use super::poison::Poison;
 use super::protocol::{Class, Failure};
 use crate::metrics;
 
@@ -22,23 +24,44 @@ use crate::metrics;
 const SWEEP: Duration = Duration::from_millis(10);
 
 /// Names the worker that a lane belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WorkerId(u64);
 
 /// Names one lane for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LaneId(u64);
 
+/// What a lane is to do beside its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Orders {
+    /// Nothing.
+    Work,
+    /// To end once it is idle.
+    Retire,
+    /// To end now.
+    BreakOff,
+}
+
+/// How a worker came to its end, as the first of its lanes saw it.
+#[derive(Clone, Copy)]
+struct Doom {
+    cause: Cause,
+    /// It had one job and no other, in all its lanes.
+    one_job: bool,
+}
+
 struct Lane {
     worker: WorkerId,
-    /// Why another lane of its worker ended: this one will, too.
-    doomed: Option<Class>,
+    /// Another lane of its worker ended: this one will, too.
+    doomed: Option<Doom>,
     /// Given to it, not yet fetched by its task.
     outbox: VecDeque<Job>,
     /// In the outbox or at the worker.
     load: usize,
     depth: usize,
-    retiring: bool,
+    /// Nothing may be sent behind the last job that it has.
+    closed: bool,
+    orders: Orders,
     wake: Arc<Notify>,
 }
 
@@ -48,6 +71,9 @@ struct State {
     last_lane: u64,
     last_worker: u64,
     waiting: VecDeque<Job>,
+    /// Workers whose job wants no other one beside it in any lane.
+    closed: Vec<WorkerId>,
+    poison: Poison,
     /// When the queue was last rid of jobs that nobody waits for.
     swept: Option<Instant>,
     /// When the first of the present lanes came, or one before it without a gap.
@@ -67,41 +93,6 @@ pub(super) struct Pool {
     limit: usize,
 }
 
-/// How much there is to do, and who does it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Jobs that wait for a session.
-    pub waiting: usize,
-    /// How many may.
-    pub limit: usize,
-    /// Sessions that have a job.
-    pub busy: usize,
-    /// Sessions that have none.
-    pub idle: usize,
-}
-
-impl Load {
-    /// All sessions.
-    #[must_use]
-    pub const fn sessions(&self) -> usize {
-        self.busy + self.idle
-    }
-}
-
-/// Is there a token to ask?
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// At least one session answers.
-    Up,
-    /// A worker is being started: the first one, or one in place of those that ended so.
-    Starting {
-        /// How the last one ended.
-        after: Option<Failure>,
-    },
-    /// The last start failed.
-    Down(Failure),
-}
-
 impl Pool {
     /// A pool whose queue holds at most `limit` jobs.
     pub(super) fn new(limit: usize) -> Self {
@@ -119,10 +110,12 @@ impl Pool {
         if state.closing {
             return Err(Error::Unavailable("p11-kms is shutting down".to_owned()));
         }
-        if let Some(lane) = state.best_lane() {
-            lane.give(job);
-            return Ok(());
+        if let Some(refusal) = job.key().and_then(|key| state.poison.refuses(key)) {
+            return Err(refusal);
         }
+        // One that waits for company to go would wait for ever if others went before it.
+        let job = if state.waiting.is_empty() { state.give(job) } else { Some(job) };
+        let Some(job) = job else { return Ok(()) };
         if state.lanes.is_empty()
             && let Some(failure) = &state.down
         {
@@ -163,7 +156,8 @@ impl Pool {
             outbox: VecDeque::new(),
             load: 0,
             depth,
-            retiring: false,
+            closed: false,
+            orders: Orders::Work,
             wake: wake.clone(),
         };
         state.lanes.insert(id, lane);
@@ -175,19 +169,28 @@ impl Pool {
     pub(super) fn retire(&self, id: LaneId) {
         let mut state = self.state();
         if let Some(lane) = state.lanes.get_mut(&id) {
-            lane.retiring = true;
+            lane.orders = Orders::Retire;
             lane.wake.notify_one();
         }
     }
 
-    /// Fetches what was given to the lane. `true`: it is to end once it is idle.
-    pub(super) fn fetch(&self, id: LaneId, into: &mut VecDeque<Job>) -> bool {
+    /// The lane ends, although its worker keeps the socket open.
+    pub(super) fn break_off(&self, id: LaneId) {
+        let mut state = self.state();
+        if let Some(lane) = state.lanes.get_mut(&id) {
+            lane.orders = Orders::BreakOff;
+            lane.wake.notify_one();
+        }
+    }
+
+    /// Fetches what was given to the lane.
+    pub(super) fn fetch(&self, id: LaneId, into: &mut VecDeque<Job>) -> Orders {
         let mut state = self.state();
         let Some(lane) = state.lanes.get_mut(&id) else {
-            return true;
+            return Orders::Retire;
         };
         into.append(&mut lane.outbox);
-        lane.retiring
+        lane.orders
     }
 
     /// The lane's worker answered `count` jobs: there is room for others.
@@ -195,6 +198,11 @@ impl Pool {
         let mut state = self.state();
         if let Some(lane) = state.lanes.get_mut(&id) {
             lane.load = lane.load.saturating_sub(count);
+            if lane.load == 0 {
+                lane.closed = false;
+                let worker = lane.worker;
+                state.closed.retain(|closed| *closed != worker);
+            }
         }
         state.refill();
     }
@@ -204,7 +212,7 @@ impl Pool {
         self.state().lanes.remove(&id);
     }
 
-    /// The lane is no more. Its jobs run once more on another one: wrap and unwrap
+    /// The lane is no more. Its jobs are run again on another one: wrap and unwrap
     /// have no side effects. The last `unsent` of them never got to the worker,
     /// so they have not been run at all.
     pub(super) fn remove_lane(
@@ -212,28 +220,42 @@ impl Pool {
         id: LaneId,
         mut at_worker: VecDeque<Job>,
         unsent: usize,
+        cause: Cause,
         why: &Failure,
     ) {
         let mut state = self.state();
         let Some(Lane { worker, doomed, outbox, .. }) = state.lanes.remove(&id) else { return };
-        // The first to break tells what became of the worker; the others fall with it.
-        let class = doomed.unwrap_or(why.class);
-        for sibling in state.lanes.values_mut().filter(|lane| lane.worker == worker) {
-            sibling.retiring = true;
-            sibling.doomed.get_or_insert(class);
-        }
         let sent = at_worker.len().saturating_sub(unsent);
-        for (place, job) in at_worker.iter_mut().take(sent).enumerate() {
-            job.was_run(class, place == 0 && doomed.is_none());
+        state.closed.retain(|closed| *closed != worker);
+        // The first to break tells what became of the worker; the others fall with it.
+        let siblings = || state.lanes.values().filter(|lane| lane.worker == worker);
+        let at_siblings: usize = siblings().map(|lane| lane.load).sum();
+        let doom = doomed.unwrap_or(Doom { cause, one_job: sent + at_siblings == 1 });
+        for sibling in state.lanes.values_mut().filter(|lane| lane.worker == worker) {
+            if sibling.orders == Orders::Work {
+                sibling.orders = Orders::Retire;
+            }
+            sibling.doomed.get_or_insert(doom);
+        }
+        let part = doom.part(doomed.is_none(), sent);
+        for job in at_worker.iter_mut().take(sent) {
+            job.outlived_its_worker(part);
         }
         // Of a worker's lanes the first tells why; the others only that it was killed then.
         state.lost.get_or_insert_with(|| why.clone());
         for job in at_worker.into_iter().chain(outbox).rev() {
             if job.may_run_again() {
                 state.waiting.push_front(job);
-            } else {
-                job.answer(Err(Error::Unavailable(why.message.clone())));
+                continue;
             }
+            let refusal = match job.key() {
+                Some(key) if doom.cause == Cause::Died && part == Part::Run => {
+                    state.poison.add(key);
+                    Poison::refusal()
+                }
+                _ => Error::Unavailable(why.message.clone()),
+            };
+            job.answer(Err(refusal));
         }
         state.refill();
     }
@@ -286,10 +308,39 @@ impl Pool {
 }
 
 impl State {
-    fn best_lane(&mut self) -> Option<&mut Lane> {
-        self.lanes
+    /// Gives a job to the best lane; the job comes back if there is none for it.
+    fn give(&mut self, job: Job) -> Option<Job> {
+        let company = job.company();
+        let Some(lane) = self.best_lane(company) else { return Some(job) };
+        // A search has more time than a wrap, which must not find itself behind one that hangs.
+        lane.closed = company != Company::Any || !job.is_one_seed();
+        lane.give(job);
+        let worker = lane.worker;
+        if company == Company::Nobody {
+            self.closed.push(worker);
+        }
+        None
+    }
+
+    fn best_lane(&mut self, company: Company) -> Option<&mut Lane> {
+        let Self { lanes, closed, .. } = self;
+        let busy: BTreeSet<WorkerId> = match company {
+            Company::Nobody => {
+                lanes.values().filter(|lane| lane.load > 0).map(|lane| lane.worker).collect()
+            }
+            Company::Any | Company::OtherSessions => BTreeSet::new(),
+        };
+        lanes
             .values_mut()
-            .filter(|lane| !lane.retiring && lane.load < lane.depth)
+            .filter(|lane| {
+                let has_room = match company {
+                    Company::Any => lane.load < lane.depth,
+                    Company::OtherSessions => lane.load == 0,
+                    Company::Nobody => !busy.contains(&lane.worker),
+                };
+                let is_open = !lane.closed && !closed.contains(&lane.worker);
+                has_room && is_open && lane.orders == Orders::Work
+            })
             .min_by_key(|lane| lane.load)
     }
 
@@ -308,10 +359,26 @@ impl State {
             if !job.is_wanted() {
                 continue;
             }
-            match self.best_lane() {
-                Some(lane) => lane.give(job),
-                None => return self.waiting.push_front(job),
+            if let Some(job) = self.give(job) {
+                return self.waiting.push_front(job);
             }
+        }
+    }
+}
+
+impl Doom {
+    /// What the jobs that one of the worker's lanes had sent have to do with it; `first`: the lane
+    /// that broke before the others. The worker keeps answers back for a moment to write several
+    /// at once, so it may have been at any of them.
+    fn part(self, first: bool, sent: usize) -> Part {
+        match self.cause {
+            Cause::Told(Class::SessionLost) => Part::NoSession,
+            Cause::Told(_) => Part::Run,
+            Cause::Hung if !first => Part::None,
+            Cause::Hung if sent == 1 => Part::Run,
+            Cause::Hung => Part::Suspect(Company::OtherSessions),
+            Cause::Died if self.one_job => Part::Run,
+            Cause::Died => Part::Suspect(Company::Nobody),
         }
     }
 }
@@ -333,10 +400,18 @@ impl Lane {
 mod tests {
     use tokio::sync::oneshot;
 
+    use zeroize::Zeroizing;
+
     use super::super::frame::Operation;
     use super::super::job::{Askers, Receiver};
+    use super::super::merge::{Joined, Merger};
     use super::super::protocol::Fingerprint;
     use super::*;
+    use crate::algorithm::Algorithm;
+
+    const WRAP: Operation = Operation::Wrap(Algorithm::Kw);
+
+    const TOLD: Cause = Cause::Told(Class::TokenLost);
 
     fn job(operation: Operation) -> (Job, Receiver) {
         let (reply, answer) = oneshot::channel();
@@ -345,7 +420,7 @@ mod tests {
     }
 
     fn submit(pool: &Pool) -> Receiver {
-        let (job, answer) = job(Operation::Find);
+        let (job, answer) = job(WRAP);
         pool.submit(job).unwrap();
         answer
     }
@@ -367,6 +442,21 @@ mod tests {
         let (b, _) = pool.add_lane(pool.add_worker(), 2);
         let _answers: Vec<_> = (0..3).map(|_| submit(&pool)).collect();
         assert_eq!((fetched(&pool, a), fetched(&pool, b)), (2, 1));
+    }
+
+    #[test]
+    fn nothing_is_sent_ahead_behind_a_search() {
+        let pool = Pool::new(10);
+        let (lane, _) = pool.add_lane(pool.add_worker(), 4);
+        let _wraps = [submit(&pool), submit(&pool)];
+        let (search, _answer) = job(Operation::Find);
+        pool.submit(search).unwrap();
+        let _behind = submit(&pool);
+        assert_eq!(fetched(&pool, lane), 3);
+        pool.finished(lane, 2);
+        assert_eq!(fetched(&pool, lane), 0);
+        pool.finished(lane, 1);
+        assert_eq!(fetched(&pool, lane), 1);
     }
 
     #[test]
@@ -396,7 +486,7 @@ mod tests {
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
             assert_eq!(jobs.len(), 1);
-            pool.remove_lane(lane, jobs, 0, &gone());
+            pool.remove_lane(lane, jobs, 0, TOLD, &gone());
         }
         let told = answer.try_recv().unwrap().unwrap_err();
         assert_eq!(told, Error::Unavailable("the device is gone".to_owned()));
@@ -413,7 +503,7 @@ mod tests {
             let (lane, _) = pool.add_lane(pool.add_worker(), 1);
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
-            pool.remove_lane(lane, jobs, 0, &dropped);
+            pool.remove_lane(lane, jobs, 0, Cause::Told(Class::SessionLost), &dropped);
         }
         assert_eq!(tries, 6);
     }
@@ -426,7 +516,7 @@ mod tests {
         pool.submit(generate).unwrap();
         let mut jobs = VecDeque::new();
         pool.fetch(lane, &mut jobs);
-        pool.remove_lane(lane, jobs, 0, &gone());
+        pool.remove_lane(lane, jobs, 0, TOLD, &gone());
         assert!(answer.try_recv().unwrap().is_err());
     }
 
@@ -438,7 +528,7 @@ mod tests {
             let (lane, _) = pool.add_lane(pool.add_worker(), 1);
             let mut jobs = VecDeque::new();
             pool.fetch(lane, &mut jobs);
-            pool.remove_lane(lane, jobs, 1, &gone());
+            pool.remove_lane(lane, jobs, 1, Cause::Died, &gone());
         }
         assert!(answer.try_recv().is_err(), "still waiting");
     }
@@ -464,26 +554,159 @@ mod tests {
         let mut answer = submit(&pool);
         let mut jobs = VecDeque::new();
         pool.fetch(a, &mut jobs);
-        pool.remove_lane(a, jobs, 0, &gone());
+        pool.remove_lane(a, jobs, 0, TOLD, &gone());
         assert_eq!(fetched(&pool, b), 0, "the worker is doomed");
         let (other, _) = pool.add_lane(pool.add_worker(), 1);
         assert_eq!(fetched(&pool, other), 1);
         assert!(answer.try_recv().is_err(), "still under way");
     }
 
+    /// A new worker with so many lanes, each of which fetches what it is given.
+    fn worker(pool: &Pool, lanes: usize, depth: usize) -> Vec<(LaneId, VecDeque<Job>)> {
+        let worker = pool.add_worker();
+        let ids: Vec<_> = (0..lanes).map(|_| pool.add_lane(worker, depth).0).collect();
+        let fetch = |id| {
+            let mut jobs = VecDeque::new();
+            pool.fetch(id, &mut jobs);
+            (id, jobs)
+        };
+        ids.into_iter().map(fetch).collect()
+    }
+
+    /// Its process ends. How many jobs each of its lanes had?
+    fn dies(pool: &Pool, worker: Vec<(LaneId, VecDeque<Job>)>) -> Vec<usize> {
+        let had = worker.iter().map(|(_, jobs)| jobs.len()).collect();
+        for (lane, jobs) in worker {
+            pool.remove_lane(lane, jobs, 0, Cause::Died, &gone());
+        }
+        had
+    }
+
+    /// The worker runs what it has until it comes to the bad job. `true`: it came to it.
+    fn meets_the_bad_one(pool: &Pool, lanes: &mut [(LaneId, VecDeque<Job>)]) -> bool {
+        while let Some((lane, jobs)) = lanes.iter_mut().find(|(_, jobs)| !jobs.is_empty()) {
+            assert_eq!(jobs.len(), 1, "nothing behind it");
+            if jobs.front().unwrap().frame().ends_with(b"bad") {
+                return true;
+            }
+            jobs.pop_front().unwrap().answer(Ok(Zeroizing::default()));
+            pool.finished(*lane, 1);
+            for (lane, jobs) in &mut *lanes {
+                pool.fetch(*lane, jobs);
+            }
+        }
+        false
+    }
+
+    /// Three good jobs and a bad one.
+    fn good_and_bad(pool: &Pool) -> ([Receiver; 3], Receiver) {
+        let submit = |payload: &[u8]| {
+            let (reply, answer) = oneshot::channel();
+            let (time, askers) = (Duration::from_secs(60), Askers::One(reply));
+            pool.submit(Job::new(WRAP, &Fingerprint::NONE, payload, time, askers)).unwrap();
+            answer
+        };
+        let good = [submit(b"good"), submit(b"good"), submit(b"good")];
+        (good, submit(b"bad"))
+    }
+
+    /// Its worker holds back the answers to those before it, to write them together.
     #[test]
     fn of_a_worker_that_hung_only_the_job_that_hung_it_has_been_run() {
         let pool = Pool::new(10);
         let hung = Failure::new(Class::Hung, "the module hangs");
-        let mut answers = [submit(&pool), submit(&pool)];
+        let (good, mut bad) = good_and_bad(&pool);
+        let (lane, jobs) = worker(&pool, 1, 4).pop().unwrap();
+        assert_eq!(jobs.len(), 4);
+        pool.remove_lane(lane, jobs, 0, Cause::Hung, &hung);
         for _ in 0..2 {
-            let (lane, _) = pool.add_lane(pool.add_worker(), 2);
-            let mut jobs = VecDeque::new();
-            pool.fetch(lane, &mut jobs);
-            pool.remove_lane(lane, jobs, 0, &hung);
+            assert!(bad.try_recv().is_err(), "still waiting");
+            let mut lanes = worker(&pool, 1, 4);
+            assert!(meets_the_bad_one(&pool, &mut lanes));
+            let (lane, jobs) = lanes.pop().unwrap();
+            pool.remove_lane(lane, jobs, 0, Cause::Hung, &hung);
         }
-        assert!(answers[0].try_recv().unwrap().is_err(), "once more, and no oftener");
-        assert!(answers[1].try_recv().is_err(), "still waiting");
+        assert!(bad.try_recv().unwrap().is_err(), "alone twice, and no oftener");
+        assert!(good.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
+    }
+
+    /// A hung call keeps other sessions from nothing: they are not to blame for it.
+    #[test]
+    fn beside_a_job_of_a_worker_that_hung_other_sessions_go_on() {
+        let pool = Pool::new(10);
+        let hung = Failure::new(Class::Hung, "the module hangs");
+        let _answers = [submit(&pool), submit(&pool)];
+        let (lane, jobs) = worker(&pool, 1, 4).pop().unwrap();
+        assert_eq!(jobs.len(), 2);
+        pool.remove_lane(lane, jobs, 0, Cause::Hung, &hung);
+        let next = worker(&pool, 2, 4);
+        assert!(next.iter().all(|(_, jobs)| jobs.len() == 1));
+    }
+
+    #[test]
+    fn a_job_beside_one_that_crashes_workers_is_not_given_up() {
+        // In one lane behind each other, or in several.
+        for (lanes, depth) in [(1, 4), (4, 1), (2, 2)] {
+            let pool = Pool::new(10);
+            let (good, mut bad) = good_and_bad(&pool);
+            let had = dies(&pool, worker(&pool, lanes, depth));
+            assert_eq!(had.iter().sum::<usize>(), 4);
+            for _ in 0..2 {
+                assert!(bad.try_recv().is_err(), "still waiting");
+                let mut lanes = worker(&pool, lanes, depth);
+                assert!(meets_the_bad_one(&pool, &mut lanes));
+                assert_eq!(dies(&pool, lanes).iter().sum::<usize>(), 1, "it is alone");
+            }
+            assert!(bad.try_recv().unwrap().is_err(), "three workers, and no more");
+            assert!(!meets_the_bad_one(&pool, &mut worker(&pool, lanes, depth)));
+            assert!(good.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
+        }
+    }
+
+    /// They are killed at the same moment, as by one who is short of memory.
+    #[test]
+    fn jobs_outlive_any_two_workers() {
+        let pool = Pool::new(10);
+        let mut answers: Vec<_> = (0..4).map(|_| submit(&pool)).collect();
+        let both = [worker(&pool, 1, 2), worker(&pool, 1, 2)];
+        for worker in both {
+            dies(&pool, worker);
+        }
+        // One of them is alone at the next, which is killed too.
+        assert_eq!(dies(&pool, worker(&pool, 1, 2)), [1]);
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()), "still waiting");
+        // What comes now waits behind them, and then has company again.
+        let _others = [submit(&pool), submit(&pool), submit(&pool)];
+        let (lane, mut jobs) = worker(&pool, 1, 2).pop().unwrap();
+        for _ in 0..4 {
+            assert_eq!(jobs.len(), 1);
+            jobs.pop_front().unwrap().answer(Ok(Zeroizing::default()));
+            pool.finished(lane, 1);
+            pool.fetch(lane, &mut jobs);
+        }
+        assert_eq!(jobs.len(), 2);
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+    }
+
+    #[test]
+    fn a_blob_that_crashed_two_workers_is_left_alone() {
+        let pool = Pool::new(10);
+        let merger = Merger::default();
+        let unwrap = |blob: &[u8]| {
+            let operation = Operation::Unwrap(Algorithm::Kw);
+            let joined = merger.join(operation, &Fingerprint::NONE, blob);
+            let Joined::First(answer, merged) = joined else { panic!("nobody has asked") };
+            let (time, askers) = (Duration::from_secs(60), Askers::Many(merged));
+            (Job::new(operation, &Fingerprint::NONE, blob, time, askers), answer)
+        };
+        let (job, mut answer) = unwrap(b"poison");
+        pool.submit(job).unwrap();
+        for _ in 0..2 {
+            assert_eq!(dies(&pool, worker(&pool, 1, 2)), [1]);
+        }
+        assert_eq!(answer.try_recv().unwrap().unwrap_err(), Poison::refusal());
+        assert_eq!(pool.submit(unwrap(b"poison").0), Err(Poison::refusal()));
+        assert_eq!(pool.submit(unwrap(b"another").0), Ok(()));
     }
 
     #[test]
@@ -491,10 +714,10 @@ mod tests {
         let pool = Pool::new(10);
         let [(a, _), (b, _)] =
             [pool.add_lane(pool.add_worker(), 1), pool.add_lane(pool.add_worker(), 1)];
-        pool.remove_lane(a, VecDeque::new(), 0, &gone());
+        pool.remove_lane(a, VecDeque::new(), 0, TOLD, &gone());
         assert_eq!(pool.availability(), Availability::Up);
         let killed = Failure::new(Class::TokenLost, "the worker process is gone");
-        pool.remove_lane(b, VecDeque::new(), 0, &killed);
+        pool.remove_lane(b, VecDeque::new(), 0, Cause::Died, &killed);
         assert_eq!(pool.availability(), Availability::Starting { after: Some(gone()) });
     }
 

@@ -5,8 +5,10 @@
 //!
 //! - one *control* socket (the worker's standard input). The front sends one
 //!   [`Setup`] and the session sockets as passed descriptors; the worker sends
-//!   one [`Greeting`]. After that it carries nothing: its end of file means
-//!   that the other side is gone.
+//!   one [`Greeting`]. After that it carries single bytes: from the front one
+//!   for each start of another worker in this one's place, from the worker
+//!   [`LOGIN_BEGINS`] and [`LOGIN_IS_OVER`] around each later login. Its end of
+//!   file means that the other side is gone.
 //! - one *session* socket for each session thread, with the frames of
 //!   [`super::frame`]. Answers come in the order of the jobs.
 
@@ -31,6 +33,12 @@ pub const WORKER_COMMAND: &str = "token-worker";
 
 /// Longest control message, in bytes. A setup or a report has a few kB.
 pub const MAX_CONTROL: usize = 256 * 1024;
+
+/// What a worker says on its control socket before it logs in again.
+pub const LOGIN_BEGINS: u8 = 1;
+
+/// What it says when it knows how that ended.
+pub const LOGIN_IS_OVER: u8 = 0;
 
 /// The bytes of a control message: its length as a little-endian u32, then JSON.
 ///
@@ -65,7 +73,7 @@ pub struct Setup {
     pub login_in_doubt: bool,
 }
 
-/// The worker's first and only control message.
+/// The worker's first control message, and the only one of more than a byte.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Greeting {

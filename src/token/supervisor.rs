@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
@@ -19,7 +19,7 @@ use super::latch::Latch;
 use super::measure::{after, outcome};
 use super::pin::Tell;
 use super::pool::{LaneId, Pool};
-use super::process::{self, Process, Started};
+use super::process::{self, NotStarted, Process, Started};
 use super::protocol::{Class, Failure, Method, Report, Setup};
 use crate::config::Stamp;
 use crate::metrics::{self, StartReason};
@@ -31,7 +31,7 @@ const PIN_WATCH: Duration = Duration::from_secs(1);
 const GROWTH_WATCH: Duration = Duration::from_millis(100);
 
 /// How long the lanes of a worker that was killed may take to end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What all slots share.
 pub(super) struct Supervisor {
@@ -52,6 +52,7 @@ struct Running {
     lanes: JoinSet<LaneEnd>,
     ids: Vec<LaneId>,
     answered: Arc<AtomicU64>,
+    since: Instant,
     setup: Arc<Setup>,
     /// What the PIN's file looked like when it logged in.
     stamp: Option<Stamp>,
@@ -124,14 +125,12 @@ impl Supervisor {
             match current.end(&mut setup).await {
                 Some(Ending::Replace(why)) => {
                     reason = why;
+                    current.prove_its_token(&mut backoff);
                     info!(slot, reason = told(why), "replacing the worker");
                 }
                 Some(Ending::Broken(failure)) => {
                     reason = after(failure.class);
-                    // A worker that gave an answer had a token that need not be spared.
-                    if current.answered.load(Ordering::Relaxed) > 0 {
-                        backoff.reset();
-                    }
+                    current.prove_its_token(&mut backoff);
                     self.give_up(&mut running, slot, failure).await;
                     if !self.wait(&mut setup, backoff.next()).await {
                         return;
@@ -168,9 +167,9 @@ impl Supervisor {
                 self.say(slot, None);
                 Ok(self.adopt(started, setup, stamp, slot))
             }
-            Err(failure) => {
+            Err(NotStarted { failure, end_was_seen }) => {
                 metrics::worker_start_failed(outcome(failure.class));
-                if failure.class == Class::Hung {
+                if !end_was_seen {
                     self.latch.doubts(&setup, stamp);
                 }
                 self.latch.takes(&failure, &setup, stamp);
@@ -224,7 +223,8 @@ impl Supervisor {
             .replace_after_objects
             .filter(|_| report.kw == Method::Object)
             .map(|objects| objects.div_ceil(per_job));
-        let running = Running { process, lanes, ids, answered, setup, stamp, replace_after };
+        let since = Instant::now();
+        let running = Running { process, lanes, ids, answered, since, setup, stamp, replace_after };
         (running, Arc::new(report))
     }
 
@@ -234,11 +234,11 @@ impl Supervisor {
         warn!(slot, class = ?failure.class, "{failure}");
         let Some(broken) = running.take() else { return };
         let (setup, stamp) = (broken.setup.clone(), broken.stamp);
-        // It may have hung in a login: only one without others beside it makes one by itself.
-        if failure.class == Class::Hung && setup.profile.workers == 1 {
+        let (told, was_in_login) = broken.abandon(&self.pool).await;
+        if was_in_login {
             self.latch.doubts(&setup, stamp);
         }
-        for failure in broken.abandon(&self.pool).await.into_iter().chain([failure]) {
+        for failure in told.into_iter().chain([failure]) {
             self.latch.takes(&failure, &setup, stamp);
         }
     }
@@ -309,6 +309,13 @@ impl Running {
         }
     }
 
+    /// A worker that gave an answer had a token that works.
+    fn prove_its_token(&self, backoff: &mut Backoff) {
+        if self.answered.load(Ordering::Relaxed) > 0 {
+            backoff.worked(self.since.elapsed());
+        }
+    }
+
     /// Gives it no more jobs.
     fn feed_no_more(&self, pool: &Pool) {
         for id in &self.ids {
@@ -323,24 +330,25 @@ impl Running {
     }
 
     /// Ends it at once. Its lanes give their jobs back to the pool, and tell what they
-    /// had to tell.
-    async fn abandon(mut self, pool: &Pool) -> Vec<Failure> {
-        self.process.kill();
+    /// had to tell. `true`: it was in the middle of a login of its own.
+    async fn abandon(mut self, pool: &Pool) -> (Vec<Failure>, bool) {
+        let was_in_login = self.process.kill().await;
         let mut told = Vec::new();
-        let all_ended = timeout(LAST_WORDS, async {
-            while let Some(end) = self.lanes.join_next().await {
+        let mut all_ended = async |lanes: &mut JoinSet<LaneEnd>| {
+            while let Some(end) = lanes.join_next().await {
                 if let Ok(LaneEnd::Broken(failure)) = end {
                     told.push(failure);
                 }
             }
-        });
-        if all_ended.await.is_err() {
-            // A process that cannot die keeps its sockets open. Its lanes end with `self`.
+        };
+        if timeout(LAST_WORDS, all_ended(&mut self.lanes)).await.is_err() {
+            // A process that cannot die keeps its sockets open, or one that it has forked.
             for id in &self.ids {
-                pool.end_lane(*id);
+                pool.break_off(*id);
             }
+            all_ended(&mut self.lanes).await;
         }
-        told
+        (told, was_in_login)
     }
 }
 
@@ -362,10 +370,44 @@ async fn grown(answered: &AtomicU64, limit: Option<u64>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use tokio::net::UnixStream;
+    use tokio::sync::oneshot;
 
+    use super::super::frame::Operation;
+    use super::super::job::{Askers, Job};
     use super::super::latch::tests::setup;
+    use super::super::protocol::Fingerprint;
     use super::*;
+
+    /// It waits for its device in the kernel. Its callers need not wait with it.
+    #[tokio::test]
+    async fn a_worker_that_cannot_die_gives_its_jobs_back() {
+        let pool = Arc::new(Pool::new(8));
+        let (ours, _kept_open) = UnixStream::pair().unwrap();
+        let (process, _control) = Process::fake();
+        let time = Duration::from_secs(60);
+        let lane = Lane::new(pool.clone(), pool.add_worker(), ours, 4, time, Arc::default());
+        let ids = vec![lane.id()];
+        let mut lanes = JoinSet::new();
+        lanes.spawn(lane.run());
+        let (reply, mut answer) = oneshot::channel();
+        let job = Job::new(Operation::Find, &Fingerprint::NONE, b"", time, Askers::One(reply));
+        pool.submit(job).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let worker = Running {
+            process,
+            lanes,
+            ids,
+            answered: Arc::default(),
+            since: Instant::now(),
+            setup: setup(&dir.path().join("pin")),
+            stamp: None,
+            replace_after: None,
+        };
+        worker.abandon(&pool).await;
+        assert!(matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        assert_eq!(pool.load().waiting, 1);
+    }
 
     /// Its file was mended while the token is away: that is no reason for a start every second.
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,9 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::ffi;
-use crate::token::protocol::{Greeting, MAX_CONTROL, Setup, encode_control};
+use crate::token::protocol::{
+    Greeting, LOGIN_BEGINS, LOGIN_IS_OVER, MAX_CONTROL, Setup, encode_control,
+};
 
 /// Most session sockets that fit into one message, under the kernel's 253.
 pub(crate) const MAX_SESSIONS: usize = 64;
@@ -56,9 +58,32 @@ impl Control {
         self.0.write_all(&encode_control(greeting)?)
     }
 
+    /// Another handle, which tells of logins.
+    pub(super) fn teller(&self) -> io::Result<Teller> {
+        Ok(Teller(self.0.try_clone()?))
+    }
+
     /// A second handle, which notices the end of the front.
     pub(super) fn watcher(&self) -> io::Result<Watcher> {
         Ok(Watcher(self.0.try_clone()?))
+    }
+}
+
+/// Tells the front of logins.
+pub(super) struct Teller(UnixStream);
+
+impl Teller {
+    /// Runs a login. If the front hears of no end to it, nobody knows whether a PIN was counted.
+    pub(super) fn around<T>(&self, login: impl FnOnce() -> T) -> T {
+        self.tell(LOGIN_BEGINS);
+        let done = login();
+        self.tell(LOGIN_IS_OVER);
+        done
+    }
+
+    fn tell(&self, byte: u8) {
+        // A front that has gone need not know.
+        let _ = (&self.0).write_all(&[byte]);
     }
 }
 
@@ -68,10 +93,41 @@ pub(super) struct Watcher(UnixStream);
 impl Watcher {
     /// Blocks until the front has gone. All that it sends after the setup is a byte for
     /// each start of another worker in our place.
-    pub(super) fn wait_for_end(&mut self, mut on_byte: impl FnMut()) {
-        let mut rest = [0; 64];
-        while matches!(self.0.read(&mut rest), Ok(1..)) {
-            on_byte();
+    pub(super) fn wait_for_end(&mut self, on_byte: impl FnMut()) {
+        read_to_end(&mut self.0, on_byte);
+    }
+}
+
+fn read_to_end(from: &mut impl Read, mut on_byte: impl FnMut()) {
+    let mut rest = [0; 64];
+    loop {
+        match from.read(&mut rest) {
+            Ok(1..) => on_byte(),
+            // The module may have signal handlers of its own.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read that a signal interrupts, then one byte, then nothing more.
+    struct Interrupted(Vec<io::Result<usize>>);
+
+    impl Read for Interrupted {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.pop().unwrap_or(Ok(0))
+        }
+    }
+
+    #[test]
+    fn a_signal_is_not_the_end_of_the_front() {
+        let mut control = Interrupted(vec![Ok(1), Err(io::ErrorKind::Interrupted.into())]);
+        let mut bytes = 0;
+        read_to_end(&mut control, || bytes += 1);
+        assert_eq!(bytes, 1);
     }
 }

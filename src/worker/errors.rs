@@ -151,7 +151,7 @@ pub(super) fn from_cryptoki(error: &CryptokiError, doing: &str, profile: &Profil
 pub(super) fn login_class(error: &CryptokiError, profile: &Profile) -> Class {
     let CryptokiError::Pkcs11(code, _) = error else { return Class::PinAtRisk };
     let code = raw(*code);
-    if NO_ATTEMPT.contains(&code) {
+    if NO_ATTEMPT.contains(&code) && !profile.errors_pin.contains(&code) {
         return Class::Refused;
     }
     match verdict(code, profile) {
@@ -235,6 +235,15 @@ mod tests {
         for unclear in [sys::CKR_GENERAL_ERROR, sys::CKR_FUNCTION_FAILED, 0x8000_000b, 0x1b8] {
             assert_eq!(class(unclear), Class::PinAtRisk, "{unclear:x}");
         }
+    }
+
+    #[test]
+    fn a_profile_that_calls_a_code_a_wrong_pin_is_believed() {
+        let error = CryptokiError::Pkcs11(RvError::UserPinNotInitialized, Function::Login);
+        let mut profile = generic();
+        assert_eq!(login_class(&error, &profile), Class::Refused);
+        profile.errors_pin.push(sys::CKR_USER_PIN_NOT_INITIALIZED);
+        assert_eq!(login_class(&error, &profile), Class::PinWrong);
     }
 
     #[test]

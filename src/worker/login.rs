@@ -3,7 +3,6 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cryptoki::context::{Info, Pkcs11};
@@ -35,12 +34,12 @@ pub(super) struct LoggedIn {
     pub(super) pkcs11: Pkcs11,
 }
 
-/// Does all that must be done once per worker. Logs in at most once; `has_successor` turns
-/// true when another worker is started in this one's place.
+/// Does all that must be done once per worker. Logs in at most once; what comes later is the
+/// affair of `relogin`.
 pub(super) fn log_in(
     setup: &Setup,
     sessions: usize,
-    has_successor: Arc<AtomicBool>,
+    relogin: Relogin,
 ) -> Result<LoggedIn, Failure> {
     let module = load(setup)?;
     let turn = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
@@ -82,7 +81,7 @@ pub(super) fn log_in(
         token_serial: report.token_serial.clone(),
         token,
         handles,
-        login: Relogin::new(has_successor),
+        login: relogin,
     });
     let threads = open_sessions
         .into_iter()
@@ -235,14 +234,14 @@ pub(super) fn authenticate(setup: &Setup, session: &Session) -> Result<(), Failu
     if setup.profile.login == Login::None {
         return Ok(());
     }
-    // The front remembers by this what has been tried.
-    if setup.pin_stamp.is_some() && setup.pin.stamp() != setup.pin_stamp {
-        return Err(Failure::new(Class::TokenLost, "the PIN's file has just changed"));
-    }
     let pin = setup
         .pin
         .read()
         .map_err(|error: PinError| Failure::new(Class::PinSource, error.to_string()))?;
+    // The front remembers by this what has been tried. After the read: it is this one's.
+    if setup.pin_stamp.is_some() && setup.pin.stamp() != setup.pin_stamp {
+        return Err(Failure::new(Class::TokenLost, "the PIN's file has just changed"));
+    }
     let user = match setup.profile.login_user_type {
         None => UserType::User,
         Some(number) => UserType::VendorExtension(u32::try_from(number).map_err(|_| {

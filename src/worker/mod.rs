@@ -29,11 +29,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::unistd::{Pid, getpgrp};
 
 use self::control::{Control, Watcher};
 use self::login::LoggedIn;
+use self::relogin::Relogin;
 use crate::memory;
 use crate::token::protocol::Greeting;
 
@@ -55,14 +56,14 @@ pub fn run() -> io::Result<()> {
     let has_successor = Arc::new(AtomicBool::new(false));
     let watch = (logged_in.clone(), has_successor.clone());
     die_with(control.watcher()?, watch, setup.profile.start_timeout)?;
-    let LoggedIn { report, threads, pkcs11 } =
-        match login::log_in(&setup, sockets.len(), has_successor) {
-            Ok(logged_in) => logged_in,
-            Err(failure) => {
-                control.greet(&Greeting::Failed(failure))?;
-                return leave();
-            }
-        };
+    let relogin = Relogin::new(has_successor, control.teller()?);
+    let LoggedIn { report, threads, pkcs11 } = match login::log_in(&setup, sockets.len(), relogin) {
+        Ok(logged_in) => logged_in,
+        Err(failure) => {
+            control.greet(&Greeting::Failed(failure))?;
+            return leave();
+        }
+    };
     let mut running = Vec::new();
     for (thread, socket) in threads.into_iter().zip(sockets) {
         let named = thread::Builder::new().name("session".to_owned());
@@ -113,7 +114,10 @@ fn die_with(
 }
 
 /// Leaves at once. Modules are known to crash or hang in their exit handlers,
-/// and there is nothing left that they could do for us.
+/// and there is nothing left that they could do for us. What the module has forked goes too.
 fn leave() -> io::Result<()> {
+    if getpgrp() == Pid::this() {
+        killpg(getpgrp(), Signal::SIGKILL)?;
+    }
     Ok(kill(Pid::this(), Signal::SIGKILL)?)
 }

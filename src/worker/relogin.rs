@@ -10,6 +10,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
 
+use super::control::Teller;
 use super::errors;
 use super::keys::Handles;
 use super::login;
@@ -24,14 +25,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Relogin {
     /// Another worker is started in this one's place: the PIN is its affair now.
     has_successor: Arc<AtomicBool>,
+    teller: Teller,
     /// Why nobody may try again.
     refused: RwLock<Option<Failure>>,
 }
 
 impl Relogin {
     /// Nothing has been refused yet. `has_successor` may turn true at any time.
-    pub(super) const fn new(has_successor: Arc<AtomicBool>) -> Self {
-        Self { has_successor, refused: RwLock::new(None) }
+    pub(super) const fn new(has_successor: Arc<AtomicBool>, teller: Teller) -> Self {
+        Self { has_successor, teller, refused: RwLock::new(None) }
     }
 
     /// Opens a session, and logs in if the token has forgotten that we were. Then the
@@ -60,8 +62,8 @@ impl Relogin {
         let token = pkcs11.get_token_info(slot).map_err(lost)?;
         handles.forget();
         let _lock = LoginLock::take(&setup.module, setup.profile.login_lock, PATIENCE);
-        let done =
-            login::guard_pin(&token, false).and_then(|_| login::authenticate(setup, &session));
+        let done = login::guard_pin(&token, false)
+            .and_then(|_| self.teller.around(|| login::authenticate(setup, &session)));
         if let Err(failure) = &done
             && failure.class.latches()
         {

@@ -88,6 +88,11 @@ impl SessionThread {
             let mut since = Instant::now();
             while let Some(body) = inbox.next_frame().map_err(io::Error::other)? {
                 let job = frame::decode_job(body).map_err(io::Error::other)?;
+                if !job.operation.is_one_seed() {
+                    // What is answered already does not wait for a search, which may take long.
+                    send(&mut socket, &mut answers)?;
+                    gathered = 0;
+                }
                 self.answer(&job, &mut scratch, &mut answers);
                 wipe(&mut scratch, job.payload.len());
                 gathered += 1;
