@@ -2,6 +2,8 @@
 //! Is the plugin well? Answered from memory; the token is asked by a task of
 //! its own and by real traffic.
 
+mod stuck;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crate::notify;
 use crate::secret::Seed;
 use crate::token::protocol::{Class, Failure, Fingerprint};
 use crate::token::{self, Availability, Client};
+use stuck::Stuck;
 
 /// What kube-apiserver takes for well, to the letter.
 pub const OK: &str = "ok";
@@ -260,6 +263,7 @@ impl Health {
     pub async fn watch(&self) {
         let mut tick = interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stuck = Stuck::new(self.interval);
         let mut restarts = self.token.restarts();
         loop {
             let restarted = tokio::select! {
@@ -269,9 +273,22 @@ impl Health {
             let trouble = self.snapshot().healthz != OK;
             if restarted || trouble || !self.was_good_within(self.interval / 2) {
                 self.try_token().await;
-                // Asked for its line in the log.
-                let _ = self.snapshot();
+                // Asked for its line in the log, too.
+                let reason = self.snapshot().reason;
+                if stuck.is_due(self.is_stuck(reason)) {
+                    self.token.renew();
+                }
             }
+        }
+    }
+
+    /// The workers answer, and their answers are of no use.
+    fn is_stuck(&self, reason: Option<Reason>) -> bool {
+        match reason {
+            Some(Reason::BadRoundTrip) => true,
+            // On a new token somebody has yet to make the first one.
+            Some(Reason::NoKek) => self.keyring.last_key_id().is_some(),
+            _ => false,
         }
     }
 

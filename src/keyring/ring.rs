@@ -138,7 +138,8 @@ impl Ring {
         match self.refused().last() {
             Some(bad) => bad.to_string(),
             None => format!(
-                "no KEK with the label \"{label}\" is on the token. Make one with `p11-kms key generate`"
+                "no KEK with the label \"{label}\" is on the token. If there has been one, this is another \
+                 token, or it was deleted: bring it back. Otherwise make one with `p11-kms key generate`"
             ),
         }
     }
