@@ -1,15 +1,47 @@
 #![forbid(unsafe_code)]
 //! Tells systemd how we are (sd_notify(3)). Without `NOTIFY_SOCKET` nothing happens.
+//!
+//! Nobody waits for a service manager that does not read: it may be stuck, and we are not.
 
+use std::env;
+use std::ffi::OsStr;
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use sd_notify::{NotifyState, notify};
+use sd_notify::NotifyState;
+use tokio::time::sleep;
+
+/// How often what must be heard is said again while there is no room for it.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Start-up is done: the socket is up. With `Type=notify` the units that are ordered after
 /// ours, such as the kubelet, start now.
+///
+/// Without it the service manager ends us, so it is said again until there is room for it.
+///
+/// Must be called within a tokio runtime.
 pub fn ready(status: &str) {
-    send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    let status = one_line(status);
+    if !is_ready_told(&status) {
+        tokio::spawn(async move {
+            while !is_ready_told(&status) {
+                sleep(AGAIN).await;
+            }
+        });
+    }
+}
+
+/// `false`: there is no room for it now.
+fn is_ready_told(status: &str) -> bool {
+    match notify(&[NotifyState::Ready, NotifyState::Status(status)]) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+        Err(error) => report(&error),
+        Ok(()) => {}
+    }
+    true
 }
 
 /// One line for `systemctl status`.
@@ -47,6 +79,22 @@ fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
+/// Errors with `WouldBlock` where there is no room for it now.
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let Some(place) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(message.as_bytes(), &address(&place)?).map(drop)
+}
+
+fn address(place: &OsStr) -> io::Result<SocketAddr> {
+    match place.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(place),
+    }
+}
+
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
         report(&error);
@@ -60,7 +108,6 @@ fn report(error: &io::Error) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 
     use super::*;
@@ -75,7 +122,7 @@ mod tests {
     }
 
     fn say_everything(socket: &str) {
-        let status = Command::new(std::env::current_exe().unwrap())
+        let status = Command::new(env::current_exe().unwrap())
             .args(["--exact", "notify::tests::says_everything", "--ignored"])
             .env("NOTIFY_SOCKET", socket)
             .output()
@@ -102,6 +149,19 @@ mod tests {
         assert!(begun.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
         assert_eq!(next(), "STATUS=reloading\n");
         assert_eq!(next(), "STOPPING=1\nSTATUS=draining\n");
+    }
+
+    /// sd_notify(3): a name that begins with `@` is an abstract one.
+    #[test]
+    fn an_abstract_socket_is_one_too() {
+        let name = format!("p11-kms-test-{}-notify", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        say_everything(&format!("@{name}"));
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 1000];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert!(buffer[..length].starts_with(b"READY=1\n"));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! More work than the token can do.
 
-#![allow(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the helpers are part of the tests"
+)]
 
 mod common;
 
@@ -9,12 +13,15 @@ use std::time::Duration;
 
 use common::client::{Client, request_for};
 use common::daemon::Daemon;
+use common::http::Watcher;
 use common::token::Token;
-use common::{eventually, seed};
+use common::{PATIENCE, eventually, seed};
+use p11_kms::client::connect;
 use p11_kms::proto::{DecryptRequest, StatusResponse};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Request};
 
 /// Nobody but the test's own requests calls the token, and those wait as long as they must.
 const QUIET: [&str; 4] = [
@@ -23,6 +30,9 @@ const QUIET: [&str; 4] = [
     "token.call-timeout=25s",
     "server.request-timeout=25s",
 ];
+
+/// So that a test can look how many wait.
+const WATCHED: &str = "metrics.listen=127.0.0.1:0";
 
 /// One job at the token, the rest waits in the front.
 const NARROW: [&str; 2] = ["token.workers=1", "token.pipeline-depth=1"];
@@ -55,29 +65,74 @@ async fn fastest_status(client: &Client) -> (Duration, StatusResponse) {
     fastest.unwrap()
 }
 
-#[tokio::test]
-async fn status_is_answered_at_once_while_a_thousand_decrypts_wait() {
+/// The same for a look at one of the paths of those who watch.
+fn fastest_look(watcher: &Watcher, path: &str) -> Duration {
+    let look = || {
+        let began = Instant::now();
+        assert_eq!(watcher.get(path).status, 200, "{path}");
+        began.elapsed()
+    };
+    (0..20).map(|_| look()).min().unwrap()
+}
+
+/// Waits until so many jobs wait for the token.
+async fn waiting(watcher: &Watcher, jobs: f64) {
+    watcher.shows("p11_kms_queue_length", |waiting| waiting >= jobs).await;
+}
+
+async fn status_stays_fast(count: u32, connections: usize) {
+    const AT_ONCE: Duration = Duration::from_millis(5);
     let token = Token::with_kek();
     let faults = token.misbehaving();
-    let daemon = start(&token, &[]).await;
+    let daemon = start(&token, &[WATCHED]).await;
+    let watcher = Watcher::of(&daemon).await;
     let client = daemon.client().await;
-    let requests = requests(&client, 1000).await;
+    let requests = requests(&client, count + 1).await;
+    let mut clients = vec![client];
+    while clients.len() < connections {
+        clients.push(daemon.client().await);
+    }
     let asks = daemon.client().await;
     faults.set("C_UnwrapKey hang").unwrap();
     let mut calls = JoinSet::new();
-    for request in requests {
+    for (request, client) in requests.into_iter().zip(clients.iter().cycle()) {
         let client = client.clone();
         calls.spawn(async move { client.decrypt(request).await });
     }
-    eventually("the hang", async || (faults.strikes() > 0).then_some(())).await;
-    let (took, status) = fastest_status(&asks).await;
-    assert!(took < Duration::from_millis(5), "the fastest of 20 took {took:?}");
-    assert_eq!(status.healthz, "ok", "a call that is under way is no trouble yet");
+    // One is at the token.
+    waiting(&watcher, count.into()).await;
+    for client in [&asks, &clients[0]] {
+        let (took, status) = fastest_status(client).await;
+        assert!(took < AT_ONCE, "the fastest of 20 took {took:?}");
+        assert_eq!(status.healthz, "ok", "a call that is under way is no trouble yet");
+    }
+    for path in ["/livez", "/readyz"] {
+        let took = fastest_look(&watcher, path);
+        assert!(took < AT_ONCE, "the fastest of 20 for {path} took {took:?}");
+    }
+    token.run(&["status"]).expect(0, &[]);
+    waiting(&watcher, count.into()).await;
     faults.clear().unwrap();
     for answer in calls.join_all().await {
         answer.unwrap();
     }
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn status_is_answered_at_once_while_a_thousand_decrypts_wait() {
+    status_stays_fast(1000, 1).await;
+}
+
+#[tokio::test]
+async fn status_is_answered_at_once_while_a_thousand_decrypts_of_many_callers_wait() {
+    status_stays_fast(1000, 20).await;
+}
+
+/// kube-apiserver has one connection for all that it asks.
+#[tokio::test]
+async fn status_is_answered_at_once_while_thousands_of_decrypts_wait_on_its_connection() {
+    status_stays_fast(3000, 1).await;
 }
 
 #[tokio::test]
@@ -128,6 +183,110 @@ async fn what_nobody_waits_for_any_more_is_not_run() {
     client.round_trip(&seed(1, 32)).await.unwrap();
     let run = faults.count("C_UnwrapKey") - unwraps;
     assert!(run <= 3, "{run} unwraps: the one that was under way, and ours");
+    daemon.stop().await;
+}
+
+/// A caller that was killed takes back nothing: its connection ends, and that is all.
+#[tokio::test]
+async fn what_a_caller_who_died_had_asked_for_is_not_run() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[WATCHED]).await;
+    let watcher = Watcher::of(&daemon).await;
+    let client = daemon.client().await;
+    let requests = requests(&client, 100).await;
+    faults.set("C_UnwrapKey hang").unwrap();
+    let unwraps = faults.count("C_UnwrapKey");
+    let endpoint = daemon.endpoint().to_owned();
+    let (gone, goes) = std::sync::mpsc::channel::<()>();
+    let caller = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let client = Client::connect(&endpoint).await.unwrap();
+            let calls = requests.into_iter().map(|request| {
+                let client = client.clone();
+                async move { client.decrypt(request).await }
+            });
+            calls.collect::<JoinSet<_>>().join_all().await;
+        });
+        runtime.block_on(async {
+            while goes.try_recv().is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        // Nothing of it runs any more, so nothing is taken back.
+        runtime.shutdown_background();
+    });
+    waiting(&watcher, 99.0).await;
+    gone.send(()).unwrap();
+    caller.join().unwrap();
+    let ended = || {
+        let is_ours = |line: &Value| line["method"] == "Decrypt" && line["code"] == "Canceled";
+        daemon.lines().iter().filter(|line| is_ours(line)).count()
+    };
+    eventually("the end of each call", async || (ended() == 100).then_some(())).await;
+    faults.clear().unwrap();
+    client.round_trip(&seed(1, 32)).await.unwrap();
+    let run = faults.count("C_UnwrapKey") - unwraps;
+    assert!(run <= 3, "{run} unwraps: the one that was under way, and ours");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_too_late_is_not_run() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &["server.request-timeout=500ms"]).await;
+    let client = daemon.client().await;
+    let requests = requests(&client, 100).await;
+    faults.set("C_UnwrapKey hang").unwrap();
+    let unwraps = faults.count("C_UnwrapKey");
+    let mut calls = JoinSet::new();
+    for request in requests {
+        let client = client.clone();
+        calls.spawn(async move { client.decrypt(request).await });
+    }
+    for answer in calls.join_all().await {
+        assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    faults.clear().unwrap();
+    client.round_trip(&seed(1, 32)).await.unwrap();
+    let run = faults.count("C_UnwrapKey") - unwraps;
+    assert!(run <= 3, "{run} unwraps: the one that was under way, and ours");
+    daemon.stop().await;
+}
+
+/// The one who came first had no time to lose: those who joined him have.
+#[tokio::test]
+async fn a_caller_in_a_hurry_takes_nobody_with_him() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let daemon = start(&token, &[WATCHED]).await;
+    let watcher = Watcher::of(&daemon).await;
+    let client = daemon.client().await;
+    let mut requests = requests(&client, 2).await;
+    let (request, other) = (requests.remove(0), requests.remove(0));
+    let unwraps = faults.count("C_UnwrapKey");
+    faults.set("C_UnwrapKey hang").unwrap();
+    let decrypt = |request: &DecryptRequest| {
+        let (client, request) = (client.clone(), request.clone());
+        tokio::spawn(async move { client.decrypt(request).await })
+    };
+    let before = decrypt(&other);
+    eventually("the hang", async || (faults.strikes() > 0).then_some(())).await;
+    let mut hurried = Request::new(request.clone());
+    hurried.set_timeout(Duration::from_millis(500));
+    let endpoint = daemon.endpoint().parse().unwrap();
+    let mut in_a_hurry = connect(&endpoint, PATIENCE).await.unwrap();
+    let first = tokio::spawn(async move { in_a_hurry.decrypt(hurried).await });
+    waiting(&watcher, 1.0).await;
+    let second = decrypt(&request);
+    client.status().await.unwrap();
+    first.await.unwrap().unwrap_err();
+    faults.clear().unwrap();
+    assert!(second.await.unwrap().unwrap() == seed(0, 32), "another plaintext came back");
+    before.await.unwrap().unwrap();
+    assert_eq!(faults.count("C_UnwrapKey") - unwraps, 2, "one for each blob");
     daemon.stop().await;
 }
 

@@ -31,7 +31,16 @@ const VERSION: &str = concat!("p11-kms ", env!("CARGO_PKG_VERSION"));
 /// How long the workers may take to log out, after the requests have drained.
 const LOGOUT: Duration = Duration::from_secs(3);
 
+/// How long a write to the state directory may go on after that.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
 pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
+    let runtime = runtime()?;
+    let hangups = {
+        let _inside = runtime.enter();
+        // First of all: who has not asked for it is ended by it.
+        signal(SignalKind::hangup())?
+    };
     let config = cli.load_config()?;
     if let Err(warning) = memory::lock() {
         warn!("{warning}");
@@ -44,10 +53,10 @@ pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
     let memory = remember(&config)?;
     let writer = audit::open(config.audit.as_ref(), &config.keyring.state_dir)
         .map_err(|error| Failed::new(Exit::Usage, error))?;
-    runtime()?.block_on(async {
+    let served = runtime.block_on(async {
         let audit = writer.audit();
         audit.tell(Event { detail: Some(VERSION.to_owned()), ..Event::new(AuditEvent::Start) });
-        let served = serve(cli, config, socket, monitor, memory, audit.clone()).await;
+        let served = serve(cli, config, socket, monitor, memory, audit.clone(), hangups).await;
         audit.tell(Event {
             outcome: Some(if served.is_ok() { "ok" } else { "failed" }),
             detail: served.as_ref().err().map(|failed| failed.message.clone()),
@@ -55,7 +64,10 @@ pub(super) fn run(cli: &Cli) -> Result<(), Failed> {
         });
         writer.close().await;
         served
-    })
+    });
+    // One that hangs ends with the process.
+    runtime.shutdown_timeout(LAST_WRITE);
+    served
 }
 
 /// One that is damaged, or cannot be written to, is to be put right before we serve.
@@ -86,10 +98,10 @@ async fn serve(
     monitor: Option<Bound>,
     memory: Memory,
     audit: Audit,
+    hangups: Signal,
 ) -> Result<(), Failed> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let hangups = signal(SignalKind::hangup())?;
     let endpoint =
         socket.endpoint().map_or_else(|| "a passed socket".to_owned(), |it| it.to_string());
     let allow = AllowList::new(config.server.allow_uids.clone(), config.server.allow_gids.clone());

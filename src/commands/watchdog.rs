@@ -12,8 +12,8 @@ use crate::health::Health;
 use crate::notify;
 use crate::server::Counters;
 
-/// Feeds it for ever, if there is one. Each time, the accept loop must have gone round
-/// since the last, and Status must be there to be had.
+/// Feeds it for ever, if there is one. Each time, the accept loop must have gone round since it was
+/// asked to the last time, and Status must be there to be had.
 pub(super) async fn feed(counters: Arc<Counters>, health: Arc<Health>) {
     let Some(limit) = notify::watchdog() else { return };
     let every = limit / 4;
@@ -30,5 +30,6 @@ pub(super) async fn feed(counters: Arc<Counters>, health: Arc<Health>) {
             notify::alive();
             seen = Some(rounds);
         }
+        counters.ask.notify_one();
     }
 }

@@ -201,7 +201,7 @@ fn server(settings: &mut Settings) -> Server {
         ),
         queue_length: settings.read_or("server.queue-length", 8192, count(1..=1_000_000)),
         max_connections: settings.read_or("server.max-connections", 64, count(1..=65_536)),
-        max_streams: settings.read_or("server.max-streams", 1024, small_number(1..=65_536)),
+        max_streams: settings.read_or("server.max-streams", 16384, small_number(1..=65_536)),
     }
 }
 

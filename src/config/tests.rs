@@ -52,7 +52,7 @@ fn the_least_brings_the_defaults() {
         request_timeout: Duration::from_secs(3),
         queue_length: 8192,
         max_connections: 64,
-        max_streams: 1024,
+        max_streams: 16384,
     };
     assert_eq!(config.server, server);
     assert_eq!(config.health, Health { interval: Duration::from_secs(10) });

@@ -5,7 +5,6 @@
 //! few connections, each for one request and a few seconds, and none of them waits for the token.
 
 mod answer;
-mod crowd;
 mod listener;
 mod live;
 mod sources;
@@ -25,13 +24,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use self::answer::Answers;
-use self::crowd::{Asked, Crowd};
 pub use self::listener::MonitorError;
 use self::listener::{Door, Listener, Stream};
 pub use self::sources::Sources;
 use crate::config;
 use crate::metrics::{self, Exporter};
 use crate::server::ROUND;
+use crate::server::crowd::{Crowd, Room, Spoken};
 
 /// Connections at a time. Two who watch need two.
 const CONNECTIONS: usize = 16;
@@ -96,7 +95,8 @@ async fn receive(listener: Listener, answers: Arc<Answers>) -> Infallible {
             Some(()) = open.ended() => {}
             accepted = listener.accept() => match accepted {
                 Ok(stream) => {
-                    if !open.admit(CONNECTIONS, |asked| answer(stream, answers.clone(), asked)) {
+                    let connection = |asked| answer(stream, answers.clone(), asked);
+                    if open.admit(CONNECTIONS, connection) == Room::None {
                         debug!("a watcher was sent away: {CONNECTIONS} are being answered");
                     }
                 }
@@ -113,7 +113,7 @@ async fn receive(listener: Listener, answers: Arc<Answers>) -> Infallible {
 }
 
 /// One request on one connection.
-async fn answer(stream: Box<dyn Stream>, answers: Arc<Answers>, asked: Asked) {
+async fn answer(stream: Box<dyn Stream>, answers: Arc<Answers>, asked: Spoken) {
     let service = service_fn(|request: Request<Incoming>| {
         asked.set();
         let response = answers.to(request.method(), request.uri().path());

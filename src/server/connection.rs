@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,9 +12,11 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use super::Limits;
+use super::crowd::Spoken;
 use super::peer::Peer;
 use super::quiet::{Call, Traffic};
 use super::watched::Watched;
@@ -27,24 +30,31 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What one stream may have waiting to be written, in bytes. Our answers have less than 4 kB.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// How long a connection that has not spoken yet may take to do so once the drain has begun.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// What the server tells its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Serve,
     /// The allow-list was replaced.
     LookAgain,
+    /// Somebody found no place.
+    MakeRoom,
     Drain,
 }
 
 /// How HTTP/2 is spoken on every connection.
 ///
-/// The limits on resets (CVE-2023-44487 and its kin) stay as hyper and h2 set them.
+/// Of the limits on resets (CVE-2023-44487 and its kin) one is raised: as many callers as there are
+/// may lose their patience at once while we stand still, and the rest shall keep their connection.
 pub(super) fn protocol(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(usize::try_from(limits.streams).ok())
         .max_header_list_size(limits.header_size)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -54,11 +64,18 @@ pub(super) fn protocol(limits: &Limits) -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// The bytes of one connection. `greeted` is set once its peer has begun to speak HTTP/2.
+pub(super) fn watched(stream: UnixStream, limits: &Limits, greeted: Spoken) -> Watched<UnixStream> {
+    // A peer that takes nothing for so long would fail the next ping too, if we could send it.
+    let write_timeout = limits.keepalive_interval + limits.keepalive_timeout;
+    Watched::new(stream, limits.handshake_timeout, write_timeout, greeted)
+}
+
 /// Serves until the peer goes, breaks the protocol or is no longer allowed, until the
 /// connection that carried secrets falls quiet, or until the drain is done. None of that is an
 /// error of the daemon's.
 pub(super) async fn run<S>(
-    stream: UnixStream,
+    stream: Watched<UnixStream>,
     service: S,
     peer: Peer,
     protocol: http2::Builder<TokioExecutor>,
@@ -75,22 +92,22 @@ pub(super) async fn run<S>(
 {
     let traffic = Traffic::new(limits.carries_secrets);
     let service = Calls { service, peer, traffic: traffic.clone() };
-    // A peer that takes nothing for so long would fail the next ping too, if we could send it.
-    let write_timeout = limits.keepalive_interval + limits.keepalive_timeout;
-    let stream = Watched::new(stream, limits.handshake_timeout, write_timeout);
     let greeted = stream.greeted();
     let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));
-    loop {
+    let patience = loop {
         let order = tokio::select! {
             biased;
             end = connection.as_mut() => return report(&peer, end, &limits),
-            order = orders.changed() => order.map(|()| *orders.borrow_and_update()),
-            () = traffic.quiet_for(limits.quiet_time) => break,
+            // Not for a share of this task's time: a connection that never rests takes all of it.
+            order = unconstrained(orders.changed()) => order.map(|()| *orders.borrow_and_update()),
+            () = traffic.quiet_for(limits.quiet_time) => {
+                // Calls have a time limit of their own; this is for a peer that does not go.
+                break limits.drain_timeout;
+            }
         };
         match order {
-            Ok(Order::Serve) => {}
-            Ok(Order::LookAgain) if allowed(&peer) => {}
-            Ok(Order::LookAgain) => {
+            // Of orders that come together only the last is seen: each of them means a look.
+            Ok(Order::Serve | Order::LookAgain | Order::MakeRoom) if !allowed(&peer) => {
                 limits.counters.refused.fetch_add(1, Ordering::Relaxed);
                 limits.audit.tell(super::refused(Some(&peer), 1, "no longer on the allow-list"));
                 tracing::warn!(
@@ -101,16 +118,26 @@ pub(super) async fn run<S>(
                 );
                 return;
             }
-            // Nothing is in flight on a connection that never spoke.
-            Ok(Order::Drain) if !greeted.load(Ordering::Relaxed) => return,
-            Ok(Order::Drain) => break,
+            Ok(Order::MakeRoom) if traffic.is_idle_for(limits.idle_time) => {
+                break limits.drain_timeout;
+            }
+            Ok(Order::Serve | Order::LookAgain | Order::MakeRoom) => {}
+            // The server cuts it off, and counts it.
+            Ok(Order::Drain) => break Duration::MAX,
             // The server is gone.
             Err(_) => return,
         }
-    }
+    };
     connection.as_mut().graceful_shutdown();
-    // Calls have a time limit of their own; this is for a peer that does not go.
-    if let Ok(end) = timeout(limits.drain_timeout, connection).await {
+    if !greeted.is_set() {
+        // What it has sent may not have been read yet. One that says nothing has nothing in flight.
+        match timeout(LAST_WORD, connection.as_mut()).await {
+            Ok(end) => return report(&peer, end, &limits),
+            Err(_) if !greeted.is_set() => return,
+            Err(_) => {}
+        }
+    }
+    if let Ok(end) = timeout(patience, connection).await {
         report(&peer, end, &limits);
     }
 }

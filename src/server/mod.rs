@@ -6,9 +6,11 @@
 //! peer could make grow has a limit: see [`Limits`].
 
 mod connection;
+pub mod crowd;
 mod directory;
 mod error;
 mod flood;
+mod limits;
 pub mod peer;
 mod quiet;
 pub mod socket;
@@ -16,24 +18,26 @@ mod watched;
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioExecutor;
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::audit::{Audit, AuditEvent, Event};
+use crate::audit::{AuditEvent, Event};
 use connection::Order;
+use crowd::{Crowd, Room};
 pub use directory::check_directory;
 pub use error::{ServerError, SocketError};
 use flood::Flood;
+pub use limits::{Counters, Limits};
 use peer::{AllowList, Peer};
 use socket::{BoundSocket, Listening};
 
@@ -43,74 +47,6 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The longest that the accept loop waits before it goes round once more.
 pub const ROUND: Duration = Duration::from_secs(1);
-
-/// What one peer, or all of them together, may take.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections at a time. One apiserver needs one.
-    pub connections: usize,
-    /// Calls at a time on one connection; the client holds back the rest of them.
-    pub streams: u32,
-    /// One gRPC message, in bytes. For the service, which decodes it.
-    pub message_size: usize,
-    /// All header fields of one request, in bytes as HTTP/2 counts them (RFC 9113, section 6.5.2).
-    pub header_size: u32,
-    /// From accept to the client's SETTINGS.
-    pub handshake_timeout: Duration,
-    /// From the last sign of life to a ping. An idle connection that answers lives for ever.
-    pub keepalive_interval: Duration,
-    /// From the ping to its answer.
-    pub keepalive_timeout: Duration,
-    /// From the shutdown to the end of the last call.
-    pub drain_timeout: Duration,
-    /// Does a call of this path carry secrets, there or back?
-    pub carries_secrets: fn(path: &str) -> bool,
-    /// From the last call that carried secrets to the end of its connection, whose
-    /// buffers have parts of them. The peer dials anew by itself.
-    pub quiet_time: Duration,
-    /// What happened, for the metrics. Clones share it.
-    pub counters: Arc<Counters>,
-    /// Where peers that are refused are written down.
-    pub audit: Audit,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 256,
-            // An apiserver that starts sends thousands of Decrypts at once.
-            streams: 1024,
-            message_size: 64 << 10,
-            header_size: 16 << 10,
-            handshake_timeout: Duration::from_secs(10),
-            keepalive_interval: Duration::from_secs(30),
-            keepalive_timeout: Duration::from_secs(20),
-            drain_timeout: Duration::from_secs(10),
-            carries_secrets: |_| true,
-            quiet_time: Duration::from_secs(2),
-            counters: Arc::default(),
-            audit: Audit::off(),
-        }
-    }
-}
-
-/// How many connections there were since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Let in.
-    pub accepted: AtomicU64,
-    /// Closed since the peer is not on the allow-list: at once, or when the list was replaced.
-    pub refused: AtomicU64,
-    /// Closed at once, since there were too many.
-    pub full: AtomicU64,
-    /// Ended by an error: broken protocol, too slow, gone without a word.
-    pub failed: AtomicU64,
-    /// Not a sum: those open now.
-    pub open: AtomicU64,
-    /// Not connections: how often the accept loop has gone round. It does so at least
-    /// every [`ROUND`].
-    pub rounds: AtomicU64,
-}
 
 /// How the drain went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,9 +60,9 @@ pub enum Drained {
     },
 }
 
-/// Serves until `shutdown` resolves, then drains: accepts no more, removes the socket, lets
-/// each connection finish its calls, and cuts what is left after the drain timeout. The
-/// lock beside the socket is held until then.
+/// Serves until `shutdown` resolves, then drains: removes the socket, takes in those whom the
+/// kernel has let in already, lets each connection finish its calls, and cuts what is left after
+/// the drain timeout. The lock beside the socket is held until then.
 ///
 /// Must be called on a tokio runtime with I/O and time; connections and calls become its tasks.
 /// `service` has to be always ready, and its futures boxed, as the generated gRPC servers are.
@@ -155,14 +91,15 @@ where
     if must_be_listed && allow.is_empty() {
         return Err(ServerError::NoAllowList);
     }
-    let Listening { mut file, listener } = socket.listen().map_err(ServerError::Listen)?;
+    let Listening { mut file, listener, passed } = socket.listen().map_err(ServerError::Listen)?;
 
     let mut allow_changes = allow.changes();
+    let counters = limits.counters.clone();
     let mut door = Door {
         service,
         protocol: connection::protocol(&limits),
         orders: watch::Sender::new(Order::Serve),
-        connections: JoinSet::new(),
+        connections: Crowd::default(),
         limits,
         allow,
         must_be_listed,
@@ -176,12 +113,14 @@ where
     let mut not_before = Instant::now();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        door.limits.counters.rounds.fetch_add(1, Ordering::Relaxed);
+        counters.rounds.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             () = allow_changes.next() => { door.orders.send_replace(Order::LookAgain); }
             _ = tick.tick() => door.housekeeping(),
+            () = counters.ask.notified() => {}
+            Some(()) = door.connections.ended() => door.count_open(),
             accepted = accept_after(&listener, not_before) => match accepted {
                 Ok(stream) => {
                     rest = Duration::ZERO;
@@ -198,7 +137,11 @@ where
     if let Some(file) = &mut file {
         file.remove();
     }
-    drop(listener);
+    if passed {
+        drop(listener);
+    } else {
+        door.answer_the_last(listener);
+    }
     Ok(door.drain().await)
 }
 
@@ -212,7 +155,7 @@ struct Door<S> {
     service: S,
     protocol: http2::Builder<TokioExecutor>,
     orders: watch::Sender<Order>,
-    connections: JoinSet<()>,
+    connections: Crowd,
     limits: Limits,
     allow: AllowList,
     /// On an abstract socket an empty list lets nobody in, not everybody. The list
@@ -270,34 +213,64 @@ where
             }
             return;
         }
-        self.reap();
-        if self.connections.len() >= self.limits.connections {
+        let room = self.connections.admit(self.limits.connections, |greeted| {
+            connection::run(
+                connection::watched(stream, &self.limits, greeted),
+                self.service.clone(),
+                peer,
+                self.protocol.clone(),
+                self.limits.clone(),
+                self.orders.subscribe(),
+                allowed,
+            )
+        });
+        if room != Room::Free {
             self.limits.counters.full.fetch_add(1, Ordering::Relaxed);
             if let Some(unsaid) = self.floods.full.admit(Instant::now()) {
                 let limit = self.limits.connections;
-                tracing::warn!(
-                    uid,
-                    gid,
-                    pid,
-                    limit,
-                    unsaid,
-                    "connection closed: server.max-connections are open"
-                );
+                if room == Room::Made {
+                    tracing::warn!(
+                        uid,
+                        gid,
+                        pid,
+                        limit,
+                        unsaid,
+                        "a silent connection closed for this one: server.max-connections are open"
+                    );
+                } else {
+                    tracing::warn!(
+                        uid,
+                        gid,
+                        pid,
+                        limit,
+                        unsaid,
+                        "connection closed: server.max-connections are open"
+                    );
+                    // For the next one: who has nothing to ask can come again.
+                    self.orders.send_replace(Order::MakeRoom);
+                }
             }
-            return;
         }
-        tracing::debug!(uid, gid, pid, "connection accepted");
-        self.limits.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        self.connections.spawn(connection::run(
-            stream,
-            self.service.clone(),
-            peer,
-            self.protocol.clone(),
-            self.limits.clone(),
-            self.orders.subscribe(),
-            allowed,
-        ));
-        self.count_open();
+        if room != Room::None {
+            tracing::debug!(uid, gid, pid, "connection accepted");
+            self.limits.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            self.count_open();
+        }
+    }
+
+    /// Takes in those who stand in the queue, and nobody after them.
+    fn answer_the_last(&mut self, listener: UnixListener) {
+        // From here on connect(2) is refused, so that there is a last one.
+        let closed = shutdown(listener.as_raw_fd(), Shutdown::Read);
+        let Ok(listener) = listener.into_std() else { return };
+        while closed.is_ok()
+            && let Ok((stream, _)) = listener.accept()
+        {
+            let taken = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+            if let Ok(stream) = taken {
+                self.answer(stream);
+            }
+        }
     }
 
     fn allowed(&self) -> impl Fn(&Peer) -> bool + Send + 'static {
@@ -307,16 +280,8 @@ where
         }
     }
 
-    fn reap(&mut self) {
-        while let Some(end) = self.connections.try_join_next() {
-            if let Err(error) = end {
-                tracing::error!(%error, "a connection's task ended badly");
-            }
-        }
-    }
-
-    fn count_open(&self) {
-        let open = u64::try_from(self.connections.len()).unwrap_or(u64::MAX);
+    fn count_open(&mut self) {
+        let open = u64::try_from(self.connections.open()).unwrap_or(u64::MAX);
         self.limits.counters.open.store(open, Ordering::Relaxed);
     }
 
@@ -348,7 +313,6 @@ where
         if let Some(unsaid) = floods.accept.overdue(now) {
             tracing::warn!(unsaid, "more connections could not be accepted");
         }
-        self.reap();
         self.count_open();
     }
 
@@ -357,10 +321,22 @@ where
         if let Some(unsaid) = self.floods.refused.rest() {
             self.limits.audit.tell(refused(None, unsaid, MORE));
         }
-        let all_gone = async { while self.connections.join_next().await.is_some() {} };
-        let drained = match timeout(self.limits.drain_timeout, all_gone).await {
-            Ok(()) => Drained::Complete,
-            Err(_) => Drained::Cut { connections: self.connections.len() },
+        let counters = self.limits.counters.clone();
+        let end = Instant::now() + self.limits.drain_timeout;
+        let mut tick = interval(ROUND);
+        let drained = loop {
+            // Who drains is alive.
+            counters.rounds.fetch_add(1, Ordering::Relaxed);
+            tokio::select! {
+                gone = self.connections.ended() => if gone.is_none() {
+                    break Drained::Complete;
+                },
+                () = sleep_until(end) => {
+                    break Drained::Cut { connections: self.connections.open() };
+                }
+                () = counters.ask.notified() => {}
+                _ = tick.tick() => {}
+            }
         };
         self.connections.shutdown().await;
         self.count_open();

@@ -11,24 +11,28 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Remembers the calls that carried secrets.
+/// Remembers the calls, and those that carried secrets.
 pub(super) struct Traffic {
     carries_secrets: fn(&str) -> bool,
     calls: Mutex<Calls>,
 }
 
-#[derive(Default)]
 struct Calls {
-    /// Begun, and not ended.
+    /// With secrets, begun, and not ended.
     open: usize,
-    /// When the last one ended.
+    /// When the last one of these ended.
     ended: Option<Instant>,
+    /// All that have begun and not ended.
+    all: usize,
+    /// When the last one of all ended, or the connection began.
+    since: Instant,
 }
 
 impl Traffic {
     /// A connection that has carried nothing yet.
     pub(super) fn new(carries_secrets: fn(&str) -> bool) -> Arc<Self> {
-        Arc::new(Self { carries_secrets, calls: Mutex::default() })
+        let calls = Calls { open: 0, ended: None, all: 0, since: Instant::now() };
+        Arc::new(Self { carries_secrets, calls: Mutex::new(calls) })
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -36,11 +40,18 @@ impl Traffic {
     }
 
     /// A call begins. It ends when what is given back is dropped.
-    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Open> {
-        (self.carries_secrets)(path).then(|| {
-            self.calls().open += 1;
-            Open(self.clone())
-        })
+    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Open {
+        let secret = (self.carries_secrets)(path);
+        let mut calls = self.calls();
+        calls.all += 1;
+        calls.open += usize::from(secret);
+        Open { traffic: self.clone(), secret }
+    }
+
+    /// Has there been no call for so long?
+    pub(super) fn is_idle_for(&self, time: Duration) -> bool {
+        let calls = self.calls();
+        calls.all == 0 && calls.since.elapsed() >= time
     }
 
     /// Waits until there were secrets, and none for so long.
@@ -59,21 +70,28 @@ impl Traffic {
     }
 }
 
-/// A call that carries secrets and has not ended.
-pub(super) struct Open(Arc<Traffic>);
+/// A call that has not ended.
+pub(super) struct Open {
+    traffic: Arc<Traffic>,
+    secret: bool,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut calls = self.0.calls();
-        calls.open -= 1;
-        calls.ended = Some(Instant::now());
+        let mut calls = self.traffic.calls();
+        calls.all -= 1;
+        calls.since = Instant::now();
+        if self.secret {
+            calls.open -= 1;
+            calls.ended = Some(calls.since);
+        }
     }
 }
 
 /// A call's future, which ends the call with itself.
 pub(super) struct Call<F> {
     pub(super) answer: F,
-    pub(super) _open: Option<Open>,
+    pub(super) _open: Open,
 }
 
 impl<F: Future + Unpin> Future for Call<F> {
@@ -100,8 +118,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_secrets_it_never_counts_as_quiet() {
         let traffic = traffic();
-        assert!(traffic.begin("/harmless").is_none());
+        drop(traffic.begin("/harmless"));
         assert!(timeout(LONG, traffic.quiet_for(QUIET)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_idle_only_while_there_is_no_call_of_any_kind() {
+        let traffic = traffic();
+        sleep(QUIET).await;
+        assert!(traffic.is_idle_for(QUIET));
+        let open = traffic.begin("/harmless");
+        sleep(QUIET).await;
+        assert!(!traffic.is_idle_for(QUIET));
+        drop(open);
+        assert!(!traffic.is_idle_for(QUIET));
+        sleep(QUIET).await;
+        assert!(traffic.is_idle_for(QUIET));
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,9 +50,15 @@ pub struct BoundSocket {
     // Dropped first: an inode number cannot be used again while its listener lives.
     pub(super) file: Option<SocketFile>,
     pub(super) listener: UnixListener,
+    passed: bool,
 }
 
 impl BoundSocket {
+    /// One that the service manager made and keeps.
+    pub(super) const fn passed(listener: UnixListener) -> Self {
+        Self { file: None, listener, passed: true }
+    }
+
     /// Whether it has no file, and so no permissions: then only the peer's credentials decide.
     #[must_use]
     pub fn is_abstract(&self) -> bool {
@@ -78,6 +84,8 @@ pub struct Listening {
     pub(super) file: Option<SocketFile>,
     /// Takes connections.
     pub listener: tokio::net::UnixListener,
+    /// The service manager's, which keeps it and those who wait there for the next daemon.
+    pub(super) passed: bool,
 }
 
 impl BoundSocket {
@@ -86,9 +94,9 @@ impl BoundSocket {
     /// # Errors
     /// The runtime does not take it.
     pub fn listen(self) -> io::Result<Listening> {
-        let Self { file, listener } = self;
+        let Self { file, listener, passed } = self;
         listener.set_nonblocking(true)?;
-        Ok(Listening { file, listener: tokio::net::UnixListener::from_std(listener)? })
+        Ok(Listening { file, listener: tokio::net::UnixListener::from_std(listener)?, passed })
     }
 }
 
@@ -157,7 +165,7 @@ fn bind_path(path: &Path, options: &SocketOptions) -> Result<BoundSocket, Socket
     };
     // If this fails, dropping the file removes it.
     open_up(&file.place, &made, path, options)?;
-    Ok(BoundSocket { file: Some(file), listener })
+    Ok(BoundSocket { file: Some(file), listener, passed: false })
 }
 
 /// Sets the owner, then the mode: the other way round a group that
@@ -198,7 +206,7 @@ fn bind_abstract(name: &str, options: &SocketOptions) -> Result<BoundSocket, Soc
     let listener = SocketAddr::from_abstract_name(name)
         .and_then(|address| UnixListener::bind_addr(&address))
         .map_err(|error| in_use_or(error, options, &shown))?;
-    Ok(BoundSocket { file: None, listener })
+    Ok(BoundSocket { file: None, listener, passed: false })
 }
 
 fn in_use_or(error: io::Error, options: &SocketOptions, path: &Path) -> SocketError {
@@ -336,7 +344,7 @@ pub fn from_systemd() -> Result<Option<BoundSocket>, SocketError> {
         .map_err(|error| wrong(error.to_string()))?
         .ok_or_else(|| wrong("the socket was already taken".to_owned()))?;
     match getsockopt(&listener, sockopt::AcceptConn) {
-        Ok(true) => Ok(Some(BoundSocket { file: None, listener })),
+        Ok(true) => Ok(Some(BoundSocket::passed(listener))),
         Ok(false) => Err(wrong("the socket that was passed does not listen".to_owned())),
         Err(errno) => Err(wrong(errno.to_string())),
     }

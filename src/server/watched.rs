@@ -4,13 +4,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use super::crowd::Spoken;
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4); h2 checks its text.
 const PREFACE: usize = 24;
@@ -24,7 +24,8 @@ pub(super) struct Watched<IO> {
     io: IO,
     /// Until the preface and the client's SETTINGS are here.
     greeting: Option<Greeting>,
-    greeted: Arc<AtomicBool>,
+    /// Set when they are.
+    greeted: Spoken,
     write_timeout: Duration,
     /// Set while a write waits: a healthy connection needs no timer.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -38,25 +39,19 @@ struct Greeting {
 
 impl<IO> Watched<IO> {
     /// Errors with `TimedOut` if the greeting takes longer than `handshake`, or any
-    /// later write longer than `write`.
-    pub(super) fn new(io: IO, handshake: Duration, write: Duration) -> Self {
+    /// later write longer than `write`. Sets `greeted` once the greeting is complete.
+    pub(super) fn new(io: IO, handshake: Duration, write: Duration, greeted: Spoken) -> Self {
         let greeting = Greeting {
             deadline: Box::pin(sleep(handshake)),
             opening: [0; PREFACE + FRAME_HEADER],
             seen: 0,
         };
-        Self {
-            io,
-            greeting: Some(greeting),
-            greeted: Arc::new(AtomicBool::new(false)),
-            write_timeout: write,
-            stalled: None,
-        }
+        Self { io, greeting: Some(greeting), greeted, write_timeout: write, stalled: None }
     }
 
-    /// Turns true when the greeting is complete.
-    pub(super) fn greeted(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.greeted)
+    /// Set once the greeting is complete.
+    pub(super) fn greeted(&self) -> Spoken {
+        self.greeted.clone()
     }
 
     fn watch_write<T>(
@@ -112,7 +107,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         ready!(Pin::new(&mut me.io).poll_read(cx, buffer))?;
         if greeting.complete(buffer.filled().get(before..).unwrap_or_default()) {
             me.greeting = None;
-            me.greeted.store(true, Ordering::Relaxed);
+            me.greeted.set();
         }
         Poll::Ready(Ok(()))
     }

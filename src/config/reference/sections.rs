@@ -79,7 +79,7 @@ const SERVER: &[Key] = keys! {
     /// connections at a time, 1 to 65536
     "max-connections" = 64;
     /// calls at a time on one connection, 1 to 65536
-    "max-streams" = 1024;
+    "max-streams" = 16384;
     /// KMS v1: not available in this version, only `false` is taken
     "v1beta1" = false;
 };

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tokio::io::AsyncWriteExt;
 
-use super::service::{CONTINUATION, HEADERS, PING, PREFACE, Raw, SETTINGS, frame};
+use super::service::{CONTINUATION, HEADERS, PING, PREFACE, RST_STREAM, Raw, SETTINGS, frame};
 use super::*;
 use crate::proto::EncryptRequest;
 
@@ -116,6 +116,49 @@ async fn one_that_does_not_read_is_let_go() {
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(1000);
     let writing = async { while raw.0.write_all(&pings).await.is_ok() {} };
     timeout(PATIENCE, writing).await.expect("still connected");
+}
+
+/// While the server stood still its callers lost their patience: no reason to end the connection
+/// of those who have more.
+#[tokio::test]
+async fn calls_that_are_taken_back_before_they_are_seen_end_no_other() {
+    let server = start(Limits::default(), us());
+    let mut raw = server.greeted().await;
+    let path = b"/v2.KeyManagementService/Status";
+    // POST, http (RFC 7541, appendix A), then authority and path as they are.
+    let length = u8::try_from(path.len()).unwrap();
+    let fields = [b"\x83\x86\x01\x09localhost\x04", &[length][..], path].concat();
+    let taken_back = |id| {
+        let cancel = [0, 0, 0, 8];
+        [frame(HEADERS, 4, id, &fields), frame(RST_STREAM, 0, id, &cancel)].concat()
+    };
+    let mut all: Vec<u8> = (1..200).step_by(2).flat_map(taken_back).collect();
+    all.extend(frame(PING, 0, 0, b"12345678"));
+    raw.0.write_all(&all).await.unwrap();
+    while raw.frame().await.expect("closed") != (PING, 1, b"12345678".to_vec()) {}
+}
+
+/// One that never rests must not outrun what the server has to tell it.
+#[tokio::test]
+async fn one_that_is_no_longer_allowed_goes_however_busy_it_is() {
+    use std::io::{Read, Write};
+    let allow = us();
+    let server = start(Limits::default(), allow.clone());
+    let mut flood = server.greeted().await.0.into_std().unwrap();
+    flood.set_nonblocking(false).unwrap();
+    let mut answers = flood.try_clone().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 20];
+        while answers.read(&mut buffer).is_ok_and(|length| length > 0) {}
+    });
+    let writer = std::thread::spawn(move || {
+        let pings = frame(PING, 0, 0, &[0; 8]).repeat(10_000);
+        while flood.write_all(&pings).is_ok() {}
+    });
+    sleep(SOON).await;
+    allow.replace(vec![geteuid().as_raw() + 1], vec![]);
+    eventually(|| count(&server.counters.refused) == 1).await;
+    eventually(|| reader.is_finished() && writer.is_finished()).await;
 }
 
 #[tokio::test]
