@@ -3,6 +3,7 @@
 //! user, no swap.
 
 use std::fs;
+use std::hint::black_box;
 
 use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};
@@ -15,6 +16,9 @@ const CAP_IPC_LOCK: u64 = 1 << 14;
 /// `MCL_ONFAULT`: a page is locked when it is first used, so that the stacks of
 /// threads do not fill memory (mlock(2); Linux 4.4).
 const ON_FAULT: MlockAllFlags = MlockAllFlags::from_bits_retain(4);
+
+/// How far down a stack is wiped, in bytes. What SoftHSM and OpenSSL leave lies in the first 8 kB.
+const STACK: usize = 16 << 10;
 
 /// No core dumps, and no way in for `ptrace` and `/proc/PID/mem` but root's. For
 /// every command: each of them starts a worker or talks to the daemon.
@@ -47,6 +51,15 @@ pub fn lock() -> Result<(), String> {
         setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).map_err(told)?;
     }
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | ON_FAULT).map_err(told)
+}
+
+/// Overwrites what calls that are over have left on this thread's stack: OpenSSL's key wrap leaves
+/// a block of the seed there. It takes about as long as copying so much.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut room = [0_u8; STACK];
+    // Looked at by nobody, the array would not be made.
+    black_box(&mut room);
 }
 
 fn may_lock_without_limit() -> bool {

@@ -9,11 +9,14 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::process::Command;
 use std::time::Duration;
 
-use common::client::Client;
+use common::client::{Client, request_for};
 use common::daemon::Daemon;
 use common::memory::Search;
 use common::token::{PIN, Token};
 use common::{eventually, seed};
+use nix::sys::signal::Signal;
+use p11_kms::proto::EncryptResponse;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 /// After so long no seed may be left.
@@ -39,10 +42,32 @@ fn processes(daemon: &Daemon) -> Vec<u32> {
     daemon.workers().iter().map(|worker| worker.id()).chain([daemon.id()]).collect()
 }
 
+/// Nobody but our requests calls the token: what they leave is not written over by others.
+const ALONE: [&str; 2] = ["keyring.scan-interval=1h", "health.interval=10m"];
+
+/// What of the secrets lies in the front or a worker.
+fn assert_none(daemon: &Daemon, what: &str, secrets: &[Vec<u8>]) {
+    let search = Search::new(secrets);
+    for id in processes(daemon) {
+        let found = search.in_process(id);
+        assert!(found.bytes > 1 << 20, "only {} bytes could be looked at", found.bytes);
+        assert!(found.secrets.is_empty(), "{what} in {id}: {found:?}");
+    }
+}
+
+/// The connection stays in use, by what carries no secret.
+async fn only_status(client: &Client) {
+    let end = Instant::now() + GRACE;
+    while Instant::now() < end {
+        client.status().await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
 #[tokio::test]
 async fn five_seconds_after_the_last_request_no_seed_and_no_pin_is_left() {
     let token = Token::with_kek();
-    let daemon = Daemon::start(&token).await;
+    let daemon = Daemon::start_with(&token, &ALONE).await;
     let client = daemon.client().await;
     let mut seeds: Vec<Vec<u8>> = (0..SEEDS).map(|number| seed(number, 32)).collect();
     send_all(&client, &seeds).await;
@@ -54,21 +79,104 @@ async fn five_seconds_after_the_last_request_no_seed_and_no_pin_is_left() {
     let long = seed(SEEDS, 1001);
     client.encrypt(&long).await.unwrap_err();
     seeds.push(long);
-    let end = Instant::now() + GRACE;
-    // The connection stays in use.
-    while Instant::now() < end {
-        client.status().await.unwrap();
-        sleep(Duration::from_millis(200)).await;
+    only_status(&client).await;
+    // The last one.
+    seeds.push(PIN.as_bytes().to_vec());
+    assert_none(&daemon, "seeds or the PIN", &seeds);
+    // The search may have taken longer than the daemon waits for a sign of life.
+    daemon.client().await.round_trip(&seed(1, 32)).await.unwrap();
+    daemon.stop().await;
+}
+
+/// Key wrap on the host, a block at a time, leaves other traces than the token's own.
+#[tokio::test]
+async fn no_seed_is_left_by_key_wrap_on_the_host() {
+    let token = Token::with_kek();
+    let ecb = ["token.method=ecb", "token.ecb-mechanism=aes-cbc", "token.ecb-stream=false"];
+    let verified = ["token.verify-wraps=true"];
+    let set = [&ALONE[..], &ecb, &verified].concat();
+    let daemon = Daemon::start_with(&token, &set).await;
+    let client = daemon.client().await;
+    let seeds: Vec<Vec<u8>> = (0..100).map(|number| seed(number, 32)).collect();
+    send_all(&client, &seeds).await;
+    only_status(&client).await;
+    assert_none(&daemon, "seeds", &seeds);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_leaves_no_seed() {
+    let token = Token::with_kek();
+    let faults = token.misbehaving();
+    let set = [&ALONE[..], &["server.queue-length=20", "token.call-timeout=1s"]].concat();
+    let daemon = Daemon::start_with(&token, &set).await;
+    let client = daemon.client().await;
+    let seeds: Vec<Vec<u8>> = (0..200).map(|number| seed(number, 32)).collect();
+    let (blobs, other) = seeds.split_at(50);
+    for (number, seed) in blobs.iter().enumerate() {
+        let mut damaged = request_for(&client.encrypt(seed).await.unwrap());
+        if number % 2 == 0 {
+            damaged.ciphertext[0] ^= 1;
+        } else {
+            damaged.annotations.clear();
+        }
+        client.decrypt(damaged).await.unwrap_err();
     }
-    for (what, secrets) in [("seeds", seeds), ("PIN", vec![PIN.as_bytes().to_vec()])] {
-        let search = Search::new(&secrets);
-        for id in processes(&daemon) {
-            let found = search.in_process(id);
-            assert!(found.bytes > 1 << 20, "only {} bytes could be looked at", found.bytes);
-            assert!(found.secrets.is_empty(), "{what} in {id}: {found:?}");
+    let too_long = seed(1000, 70_000);
+    client.encrypt(&too_long).await.unwrap_err();
+    // Too many at a time for the queue, and half of the callers go.
+    faults.set("C_WrapKey delay=50ms").unwrap();
+    let calls: Vec<_> = other[..100].iter().map(|seed| ask(&client, seed)).collect();
+    sleep(Duration::from_millis(100)).await;
+    let mut refused = 0;
+    for (number, call) in calls.into_iter().enumerate() {
+        if number % 2 == 0 {
+            call.abort();
+        } else {
+            refused += usize::from(call.await.unwrap().is_err());
         }
     }
-    client.round_trip(&seed(1, 32)).await.unwrap();
+    assert!(refused > 0, "the queue was never full");
+    // A worker that hangs with them is killed.
+    faults.set("C_WrapKey times=1 hang").unwrap();
+    for call in other[100..].chunks(25).flatten().map(|seed| ask(&client, seed)).collect::<Vec<_>>()
+    {
+        let _ = call.await.unwrap();
+    }
+    faults.clear().unwrap();
+    assert!(daemon.count("the module hangs") > 0);
+    only_status(&client).await;
+    let seeds = [seeds, vec![too_long]].concat();
+    assert_none(&daemon, "seeds", &seeds);
+    daemon.stop().await;
+}
+
+/// An Encrypt of its own task.
+fn ask(client: &Client, seed: &[u8]) -> JoinHandle<Result<EncryptResponse, tonic::Status>> {
+    let (client, seed) = (client.clone(), seed.to_vec());
+    tokio::spawn(async move { client.encrypt(&seed).await })
+}
+
+#[tokio::test]
+async fn no_pin_stays_old_new_or_in_the_wrong_place() {
+    const NEW: &str = "another-pin-8152";
+    let token = Token::with_kek();
+    let daemon = Daemon::start_with(&token, &ALONE).await;
+    let pins = [PIN, NEW].map(|pin| pin.as_bytes().to_vec());
+    token.pkcs11_tool(["--change-pin", "--new-pin", NEW]);
+    token.write_pin(NEW, 0o600);
+    daemon.signal(Signal::SIGHUP);
+    let logged_in = async || (daemon.count("the worker is logged in") >= 4).then_some(());
+    eventually("the workers with the new PIN", logged_in).await;
+    eventually("the end of the old ones", async || (daemon.workers().len() == 2).then_some(()))
+        .await;
+    assert_none(&daemon, "PIN", &pins);
+    // Who puts it into the config is told no, and it is forgotten.
+    token.change_config("pkcs11:token=test", &format!("pkcs11:token=test?pin-value={NEW}"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.logged("the config is not taken").await;
+    assert_none(&daemon, "PIN", &pins);
+    assert!(!daemon.log().contains(NEW), "the PIN is in the log");
     daemon.stop().await;
 }
 

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use p11_kms::config::{Config, ConfigError};
+use p11_kms::config::{Config, ConfigError, PinSource, Profile, TokenUri};
 use p11_kms_fuzz::{SECRET, check_refusal, with_pin};
 
 /// Every place that an error may name.
@@ -17,8 +17,9 @@ fuzz_target!(|input: &str| -> Corpus {
     if reaches_outside(text, more) {
         return Corpus::Reject;
     }
-    if let Err(error) = parse(text, more) {
-        check_refusal(&error, PLACES);
+    match parse(text, more) {
+        Ok(config) => check_taken(&config),
+        Err(error) => check_refusal(&error, PLACES),
     }
     // A flag may replace the value that the PIN ended up in, or hold the same word.
     if let Some(Err(error)) = with_pin(text).map(|text| parse(&text, more))
@@ -29,6 +30,28 @@ fuzz_target!(|input: &str| -> Corpus {
     }
     Corpus::Keep
 });
+
+/// What is taken keeps to its limits, lets nobody in by mistake, and comes to the worker unchanged.
+fn check_taken(config: &Config) {
+    let Config { token, keyring, server, health, metrics, .. } = config;
+    assert!(token.module.is_absolute() && keyring.state_dir.is_absolute());
+    assert_eq!(token.uri.to_string().parse().as_ref(), Ok(&token.uri));
+    let json = serde_json::to_string(&(&token.uri, &token.pin, &token.profile)).unwrap();
+    let (uri, pin, profile): (TokenUri, PinSource, Profile) = serde_json::from_str(&json).unwrap();
+    assert_eq!((&uri, &pin, &profile), (&token.uri, &token.pin, &token.profile));
+    assert!(profile.sessions > 0 && profile.workers > 0 && !profile.call_timeout.is_zero());
+    assert!((1..=200).contains(&keyring.label.len()));
+    assert!((1..=3600).contains(&keyring.scan_interval.as_secs()));
+    assert!(keyring.activation_delay.as_secs() <= 86400);
+    assert!(keyring.reinstate.is_none_or(|wanted| (1..=63).contains(&wanted.epoch)));
+    assert_eq!(server.endpoint.to_string().parse().as_ref(), Ok(&server.endpoint));
+    assert!(!server.allow_uids.is_empty() || !server.allow_gids.is_empty());
+    assert_eq!((server.socket_mode | metrics.socket_mode) & !0o777, 0);
+    assert_eq!(server.socket_mode & 0o007, 0, "others may get in");
+    assert!((100..=60_000).contains(&server.request_timeout.as_millis()));
+    assert!(server.queue_length > 0 && server.max_connections > 0 && server.max_streams > 0);
+    assert!((1..=600).contains(&health.interval.as_secs()));
+}
 
 fn parse(text: &str, more: &str) -> Result<Config, ConfigError> {
     let (env, flags): (Vec<_>, Vec<_>) = more

@@ -1,6 +1,7 @@
-//! What the targets that read TOML have in common.
+//! What several targets have in common.
 
 use p11_kms::config::ConfigError;
+use sha2::{Digest, Sha256};
 
 /// Stands for a PIN, put where none may be.
 pub const SECRET: &str = "Zq7Zq7Zq7";
@@ -27,4 +28,9 @@ pub fn check_refusal(error: &ConfigError, places: &[&str]) {
 /// The text with a PIN at its end. None if the text itself holds the word that stands for it.
 pub fn with_pin(text: &str) -> Option<String> {
     (!text.contains(SECRET)).then(|| format!("{text}\npin = \"{SECRET}\"\n"))
+}
+
+/// SHA-256 in lower-case hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,7 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
+
+/// A call that is open for so long after any other began or ended will not end: its peer does not
+/// send the rest of it. No request that is whole takes as long (`server.request-timeout`).
+const STUCK: Duration = Duration::from_secs(120);
 
 /// Remembers the calls, and those that carried secrets.
 pub(super) struct Traffic {
@@ -20,18 +24,26 @@ pub(super) struct Traffic {
 struct Calls {
     /// With secrets, begun, and not ended.
     open: usize,
-    /// When the last one of these ended.
-    ended: Option<Instant>,
+    /// When the last one of these began or ended.
+    last: Option<Instant>,
     /// All that have begun and not ended.
     all: usize,
     /// When the last one of all ended, or the connection began.
     since: Instant,
 }
 
+impl Calls {
+    /// When the connection is done, if no call begins or ends; `time` is how long it is to be quiet.
+    fn done(&self, time: Duration) -> Option<Instant> {
+        let quiet = if self.open == 0 { time } else { STUCK };
+        self.last.map(|last| last + quiet)
+    }
+}
+
 impl Traffic {
     /// A connection that has carried nothing yet.
     pub(super) fn new(carries_secrets: fn(&str) -> bool) -> Arc<Self> {
-        let calls = Calls { open: 0, ended: None, all: 0, since: Instant::now() };
+        let calls = Calls { open: 0, last: None, all: 0, since: Instant::now() };
         Arc::new(Self { carries_secrets, calls: Mutex::new(calls) })
     }
 
@@ -44,7 +56,10 @@ impl Traffic {
         let secret = (self.carries_secrets)(path);
         let mut calls = self.calls();
         calls.all += 1;
-        calls.open += usize::from(secret);
+        if secret {
+            calls.open += 1;
+            calls.last = Some(Instant::now());
+        }
         Open { traffic: self.clone(), secret }
     }
 
@@ -57,15 +72,14 @@ impl Traffic {
     /// Waits until there were secrets, and none for so long.
     pub(super) async fn quiet_for(&self, time: Duration) {
         loop {
-            let end = {
-                let calls = self.calls();
-                calls.ended.filter(|_| calls.open == 0).map(|ended| ended + time)
-            };
-            match end {
-                None => sleep(time).await,
-                Some(end) if Instant::now() >= end => return,
-                Some(end) => sleep_until(end).await,
+            let done = self.calls().done(time);
+            let now = Instant::now();
+            if done.is_some_and(|done| done <= now) {
+                return;
             }
+            // A call may end meanwhile, which is known only by looking.
+            let look = now + time;
+            sleep_until(done.map_or(look, |done| done.min(look))).await;
         }
     }
 }
@@ -83,7 +97,7 @@ impl Drop for Open {
         calls.since = Instant::now();
         if self.secret {
             calls.open -= 1;
-            calls.ended = Some(calls.since);
+            calls.last = Some(calls.since);
         }
     }
 }
@@ -104,7 +118,7 @@ impl<F: Future + Unpin> Future for Call<F> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -142,7 +156,7 @@ mod tests {
         drop(traffic.begin("/secret"));
         sleep(QUIET / 2).await;
         let open = traffic.begin("/secret");
-        assert!(timeout(LONG, traffic.quiet_for(QUIET)).await.is_err(), "a call is under way");
+        assert!(timeout(STUCK / 2, traffic.quiet_for(QUIET)).await.is_err(), "a call is under way");
         drop(open);
         let began = Instant::now();
         sleep(QUIET / 2).await;
@@ -150,5 +164,16 @@ mod tests {
         traffic.quiet_for(QUIET).await;
         assert!(began.elapsed() >= QUIET, "{:?}", began.elapsed());
         assert!(began.elapsed() < QUIET * 2, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_never_ends_does_not_count_for_ever() {
+        let traffic = traffic();
+        let began = Instant::now();
+        let _open = traffic.begin("/secret");
+        drop(traffic.begin("/secret"));
+        traffic.quiet_for(QUIET).await;
+        assert!(began.elapsed() >= STUCK, "{:?}", began.elapsed());
+        assert!(began.elapsed() < STUCK + QUIET, "{:?}", began.elapsed());
     }
 }

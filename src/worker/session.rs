@@ -26,6 +26,7 @@ use super::relogin::{self, Relogin};
 use super::wrap::{Buffer, ROOM, SLACK, Tools, WrapError, buffer};
 use super::writer::Writer;
 use crate::algorithm::Algorithm;
+use crate::memory;
 use crate::token::frame::{self, Inbox, JobRef, MAX_JOB, Operation};
 use crate::token::protocol::{
     Class, Failure, Fingerprint, Found, FoundKey, Import, Inspection, Setup,
@@ -104,6 +105,7 @@ impl SessionThread {
             }
             send(&mut socket, &mut answers)?;
             inbox.wipe();
+            memory::wipe_stack();
         }
     }
 

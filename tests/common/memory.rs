@@ -4,20 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a needle that must be found together. A secret of 32 bytes is looked for
-/// by both of its halves, so that a part of it is found too.
-const PIECE: usize = 16;
+/// Bytes of a needle that must be found together. A secret is looked for by all of its pieces, since
+/// key wrap works on one at a time, and by its last bytes.
+const PIECE: usize = 8;
 
 const PAGE: u64 = 4096;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
+const NOTHING: [u8; 4096] = [0; 4096];
+
 /// Secrets to look for.
 pub(crate) struct Search {
     /// Which secret a piece belongs to.
     pieces: HashMap<[u8; PIECE], usize>,
-    /// Do the first two bytes occur in any piece? Most of memory is passed over by this.
+    /// Do the first three bytes occur in any piece? Most of memory is passed over by this.
     begins: Vec<bool>,
 }
 
@@ -25,10 +27,10 @@ impl Search {
     /// A search for these secrets, of at least [`PIECE`] bytes each.
     pub(crate) fn new(secrets: &[Vec<u8>]) -> Self {
         let mut pieces = HashMap::new();
-        let mut begins = vec![false; 1 << 16];
+        let mut begins = vec![false; 1 << 24];
         for (number, secret) in secrets.iter().enumerate() {
-            for piece in [&secret[..PIECE], &secret[secret.len() - PIECE..]] {
-                begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))] = true;
+            for piece in secret.chunks_exact(PIECE).chain([&secret[secret.len() - PIECE..]]) {
+                begins[begin(piece)] = true;
                 pieces.insert(piece.try_into().unwrap(), number);
             }
         }
@@ -66,18 +68,32 @@ impl Search {
                 continue;
             }
             found.bytes += len;
-            for window in buffer[..len].windows(PIECE) {
-                if !self.begins[usize::from(u16::from_be_bytes([window[0], window[1]]))] {
-                    continue;
-                }
-                if let Some(number) = self.pieces.get(window) {
-                    found.secrets.insert(*number);
-                    found.places.insert(name.to_owned());
+            for from in (0..len).step_by(NOTHING.len() - PIECE + 1) {
+                let part = &buffer[from..len.min(from + NOTHING.len())];
+                // Most of memory.
+                if part != &NOTHING[..part.len()] {
+                    self.in_part(part, name, found);
                 }
             }
             at += u64::try_from(len.min(CHUNK)).unwrap();
         }
     }
+
+    fn in_part(&self, part: &[u8], name: &str, found: &mut Found) {
+        for window in part.windows(PIECE) {
+            if !self.begins[begin(window)] {
+                continue;
+            }
+            if let Some(number) = self.pieces.get(window) {
+                found.secrets.insert(*number);
+                found.places.insert(name.to_owned());
+            }
+        }
+    }
+}
+
+fn begin(piece: &[u8]) -> usize {
+    usize::from(piece[0]) << 16 | usize::from(piece[1]) << 8 | usize::from(piece[2])
 }
 
 /// What a search found. It holds no secret.
