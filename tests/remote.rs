@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use common::client::{Client, request_for};
 use common::daemon::Daemon;
 use common::load::Load;
+use common::memory::Search;
 use common::process::{children, pid_of};
 use common::token::{LABEL, Token, module};
 use common::{eventually, seed, wait_until};
@@ -105,11 +106,12 @@ impl Drop for Server<'_> {
 }
 
 /// The daemon that uses the token through the server.
-async fn daemon(token: &Token) -> Daemon {
+async fn daemon(token: &Token, settings: &[&str]) -> Daemon {
     token.misbehaving();
     let mut command = token.command();
     let address = format!("unix:path={}", token.path("p11-kit.sock").display());
     command
+        .args(settings.iter().flat_map(|setting| ["--set", setting]))
         .args(["--set", "token.call-timeout=1s", "serve"])
         .env("FAULTY_MODULE", p11_kit_client())
         .env("FAULTY_MECHANISMS", "2109:1036,210a:1065")
@@ -194,7 +196,7 @@ async fn round_trip(client: &Client, salt: u32) -> Result<EncryptResponse, tonic
 async fn a_remote_token_that_is_stopped_and_started() {
     let token = Token::with_kek();
     let mut server = Server::start(&token);
-    let daemon = daemon(&token).await;
+    let daemon = daemon(&token, &[]).await;
     let client = daemon.client().await;
     let key_id = daemon.well().await.key_id;
     let callers = Callers::start(&client);
@@ -238,7 +240,7 @@ async fn a_remote_token_that_is_stopped_and_started() {
 async fn a_remote_token_whose_connections_hang() {
     let token = Token::with_kek();
     let server = Server::start(&token);
-    let daemon = daemon(&token).await;
+    let daemon = daemon(&token, &[]).await;
     let load = Load::start(&daemon.client().await, 8);
     load.go_on_for(100).await;
     server.hang();
@@ -247,4 +249,33 @@ async fn a_remote_token_whose_connections_hang() {
     load.finish().await;
     daemon.well().await;
     daemon.stop().await;
+}
+
+/// p11-kit's client leaves what it has sent and received in what it frees. Glibc wipes that for it.
+#[tokio::test]
+#[ignore = "needs p11-kit: see softhsm-test/run"]
+async fn a_module_that_wipes_nothing_leaves_no_seed() {
+    let token = Token::with_kek();
+    let _server = Server::start(&token);
+    // Its own calls would write over what ours have left.
+    let alone = ["keyring.scan-interval=1h", "health.interval=10m"];
+    let found = async |wipe: &str| {
+        let wipe = format!("token.wipe-freed-memory={wipe}");
+        let daemon = daemon(&token, &[alone[0], alone[1], &wipe]).await;
+        let client = daemon.client().await;
+        let seeds: Vec<Vec<u8>> = (0..100).map(|number| seed(number, 32)).collect();
+        for seed in &seeds {
+            client.round_trip(seed).await.unwrap();
+        }
+        drop(client);
+        tokio::time::sleep(SOON).await;
+        let search = Search::new(&seeds);
+        let workers = daemon.workers();
+        let left: usize =
+            workers.iter().map(|worker| search.in_process(worker.id()).secrets.len()).sum();
+        daemon.stop().await;
+        left
+    };
+    assert!(found("false").await > 0, "without that, some are there to be found");
+    assert_eq!(found("true").await, 0);
 }

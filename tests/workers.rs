@@ -236,6 +236,9 @@ async fn a_blob_that_crashes_the_module_harms_no_other_call() {
     load.finish().await;
     let crashes = faults.strikes();
     assert!((2..=6).contains(&crashes), "{crashes} workers died of it");
+    daemon
+        .logged("the module crashes on one blob: it is not unwrapped again for some seconds")
+        .await;
     // The module is mended: it is tried again before long.
     faults.clear().unwrap();
     let back = eventually("the seed", async || client.decrypt(request_for(&blob)).await.ok()).await;

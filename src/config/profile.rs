@@ -169,6 +169,8 @@ pub struct Profile {
     pub deny_rights: bool,
     /// What a search for KEKs takes for one.
     pub key_type: KekType,
+    /// Whether all memory that the module frees is to be wiped.
+    pub wipe_freed_memory: bool,
     /// How many session objects a worker may create before it is replaced; none
     /// where the module frees them.
     pub replace_after_objects: Option<u64>,
@@ -294,6 +296,7 @@ pub(super) fn from_settings(name: &str, settings: &mut Settings) -> Option<Profi
         start_date: settings.read_or("start-date", true, boolean),
         deny_rights: settings.read_or("deny-rights", true, boolean),
         key_type: settings.read_or("key-type", KekType::Aes, choice(KEY_TYPES)),
+        wipe_freed_memory: settings.read_or("wipe-freed-memory", true, boolean),
         replace_after_objects: (replace_after > 0).then_some(replace_after),
         call_timeout: settings.read_or(
             "call-timeout",
@@ -389,6 +392,7 @@ mod tests {
         assert!(!profile.read_write_sessions && !profile.new_keys_need_initialize);
         assert!(!profile.verified && !profile.verify_wraps);
         assert!(profile.data_objects && profile.start_date && profile.deny_rights);
+        assert!(profile.wipe_freed_memory);
         assert_eq!(profile.key_type, KekType::Aes);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Optional, Login::User));
         assert_eq!((profile.login_user_type, profile.init_args), (None, None));
@@ -420,6 +424,7 @@ mod tests {
              os-locking = true\nfinalize = false\nnew-keys-need-initialize = false\n\
              login-lock = true\nverify-wraps = true\ndata-objects = false\n\
              start-date = false\ndeny-rights = false\nkey-type = 'generic-secret'\n\
+             wipe-freed-memory = false\n\
              replace-after-objects = 0\ncall-timeout = '1500ms'\nerrors-token-lost = [1]\n\
              errors-session-lost = [2]\nerrors-ambiguous = [3]\nerrors-bad-input = [4]\n\
              errors-pin = [5]",
@@ -433,6 +438,7 @@ mod tests {
         assert!(profile.read_write_sessions && profile.login_lock && profile.verify_wraps);
         assert!(profile.os_locking && !profile.finalize);
         assert!(!profile.data_objects && !profile.start_date && !profile.deny_rights);
+        assert!(!profile.wipe_freed_memory);
         assert_eq!(profile.key_type, KekType::GenericSecret);
         assert_eq!((profile.value_len, profile.login), (ValueLen::Require, Login::None));
         assert_eq!(profile.login_user_type, Some(0x8000_0001));

@@ -86,6 +86,11 @@ fn lines(text: &str) -> Vec<Line<'_>> {
     text.lines().filter_map(cells).collect()
 }
 
+/// Is it a file with tests?
+fn is_file(name: &str) -> bool {
+    name.starts_with("tests/") || name.starts_with("src/")
+}
+
 /// What stands between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
@@ -97,7 +102,7 @@ impl Line<'_> {
         let (mut rows, mut asked) = (Vec::<&Row>::new(), String::new());
         let mut source = String::new();
         for name in &self.tried {
-            if name.starts_with("tests/") {
+            if is_file(name) {
                 source = fs::read_to_string(root.join(name)).unwrap_or_default();
                 asked.push_str(&literals(&source));
             } else if let Some(row) = table::rows().find(|row| row.name == *name) {
@@ -134,7 +139,7 @@ impl Line<'_> {
         if rows.iter().all(|row| row.load == Load::NotDuring) {
             return None;
         }
-        let has_tests = self.tried.iter().any(|name| name.starts_with("tests/"));
+        let has_tests = self.tried.iter().any(|name| is_file(name));
         let is_right = if has_tests { told.is_superset(&may) } else { told == may };
         (!is_right).then(|| format!("callers see {told:?}, and its rows allow {may:?}"))
     }

@@ -152,6 +152,7 @@ fn facts(profile: &Profile) -> String {
         ("p11-kms keeps its record on the token", yes(profile.data_objects)),
         ("a new KEK gets CKA_START_DATE", yes(profile.start_date)),
         ("a new KEK is denied what it does not need", yes(profile.deny_rights)),
+        ("memory that the module frees is wiped", yes(profile.wipe_freed_memory)),
         (
             "a KEK is found as",
             match profile.key_type {

@@ -48,11 +48,8 @@ pub(super) const ROWS: &[Row] = &[
         fault: "C_FindObjects hangs",
         set: IMPATIENT,
         begin: &[Act::Rules("C_FindObjects hang"), Act::Struck(1)],
-        // Calls that were sent to a session behind the search wait for it.
-        may_see: &["DeadlineExceeded", "Unavailable"],
         lasts: Duration::from_secs(4),
         workers: Workers::Any,
-
         status: Status::MaySay("; a new worker is being started"),
         ..UNNOTICED
     },

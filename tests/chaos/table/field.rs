@@ -22,6 +22,19 @@ pub(super) const ROWS: &[Row] = &[
         ..UNNOTICED
     },
     Row {
+        name: "vendor-error-until-initialize",
+        fault: "a vendor's code, for each process that saw it once",
+        set: &["health.interval=1s"],
+        begin: &[Act::Rules("token lost-until-initialize return=0x80000099")],
+        lasts: A_WHILE,
+        may_see: &["Unavailable", "FailedPrecondition", "NotFound"],
+        is_seen: true,
+        status: Status::Says(&["0x80000099"]),
+        workers: Workers::Replaced(2),
+        logs: &["replacing the worker"],
+        ..UNNOTICED
+    },
+    Row {
         name: "mechanism-removed",
         fault: "key wrap answers CKR_MECHANISM_INVALID",
         begin: &[Act::Rules("C_WrapKey,C_UnwrapKey return=CKR_MECHANISM_INVALID")],

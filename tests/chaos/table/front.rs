@@ -116,7 +116,7 @@ pub(super) const ROWS: &[Row] = &[
         fault: "300 idle connections from another process",
         begin: &[
             Act::Flood(300),
-            Act::Logged("connection closed: server.max-connections are open"),
+            Act::Logged("a silent connection closed for this one: server.max-connections are open"),
         ],
         lasts: Duration::from_secs(2),
         end: &[Act::EndFlood],

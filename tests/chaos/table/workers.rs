@@ -25,8 +25,6 @@ pub(super) const ROWS: &[Row] = &[
         name: "both-workers-killed",
         fault: "SIGKILL for both workers at once",
         begin: &[Act::KillWorkers(2), Act::WorkersGone(2)],
-        // A job that the second one got from the first has been run twice.
-        may_see: &["Unavailable"],
         status: Status::MaySay("; a new worker is being started"),
         workers: Workers::Replaced(2),
         ..UNNOTICED
