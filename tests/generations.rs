@@ -180,9 +180,15 @@ async fn an_older_kek_that_vanishes_is_told_and_comes_back_from_its_backup() {
     let old = client.encrypt(&seed(1, 32)).await.unwrap();
     let new = generate(&token);
     active(&daemon, &new).await;
-    let mut copy = Command::new("cp");
-    copy.arg("-a").args([token.path("tokens"), token.path("tokens.copy")]);
-    assert!(copy.status().unwrap().success());
+    let both = [token.path("tokens"), token.path("tokens.copy")];
+    // Whole, and not while the daemon writes its record there.
+    eventually("a backup", async || {
+        let _ = fs::remove_dir_all(&both[1]);
+        let copied = Command::new("cp").arg("-a").args(&both).output().unwrap();
+        let same = Command::new("diff").arg("-r").args(&both).output().unwrap();
+        (copied.status.success() && same.status.success()).then_some(())
+    })
+    .await;
     let load = Load::start(&client, 2);
 
     token.delete("k8s-kek-0001");
