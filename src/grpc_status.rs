@@ -22,7 +22,9 @@ fn code(error: &keyring::Error) -> Code {
         keyring::Error::Token(error) => match error {
             token::Error::QueueFull(_) => Code::ResourceExhausted,
             token::Error::Deadline => Code::DeadlineExceeded,
-            token::Error::Unavailable(_) | token::Error::Dropped => Code::Unavailable,
+            token::Error::Unavailable(_) | token::Error::Dropped | token::Error::CrashesModule => {
+                Code::Unavailable
+            }
             token::Error::Failed(failure) => of_class(failure.class),
         },
     }

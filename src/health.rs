@@ -273,11 +273,11 @@ impl Health {
             let trouble = self.snapshot().healthz != OK;
             if restarted || trouble || !self.was_good_within(self.interval / 2) {
                 self.try_token().await;
-                // Asked for its line in the log, too.
-                let reason = self.snapshot().reason;
-                if stuck.is_due(self.is_stuck(reason)) {
-                    self.token.renew();
-                }
+            }
+            // Asked for its line in the log, too.
+            let reason = self.snapshot().reason;
+            if stuck.is_due(self.is_stuck(reason)) {
+                self.token.renew();
             }
         }
     }
@@ -315,7 +315,12 @@ impl Health {
         let time = self.interval;
         let constant = Seed::new(Fingerprint::CONSTANT.to_vec());
         let blob = self.token.wrap(&kek.fingerprint, Algorithm::Kw, &constant, time).await?;
-        let seed = self.token.unwrap(&kek.fingerprint, Algorithm::Kw, &blob, time).await?;
+        let seed = self.token.unwrap(&kek.fingerprint, Algorithm::Kw, &blob, time).await;
+        let seed = seed.map_err(|error| match error {
+            // This blob is good.
+            token::Error::CrashesModule => token::Error::Unavailable(error.to_string()),
+            other => other,
+        })?;
         if blob == kek.fingerprint.as_bytes() && seed.expose() == constant.expose() {
             return Ok(());
         }
@@ -332,11 +337,27 @@ fn blames_token(error: &keyring::Error) -> bool {
         | keyring::Error::Record(_)
         | keyring::Error::NotesHidden => false,
         keyring::Error::Token(error) => match error {
-            token::Error::QueueFull(_) | token::Error::Deadline | token::Error::Dropped => false,
+            token::Error::QueueFull(_)
+            | token::Error::Deadline
+            | token::Error::Dropped
+            | token::Error::CrashesModule => false,
             token::Error::Unavailable(_) => true,
             token::Error::Failed(failure) => {
                 !matches!(failure.class, Class::BadBlob | Class::Expired)
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// kube-apiserver asks for it again and again, and takes itself out of service when Status is
+    /// not well.
+    #[test]
+    fn one_blob_that_crashes_the_module_is_no_word_on_the_token() {
+        assert!(!blames_token(&token::Error::CrashesModule.into()));
+        assert!(blames_token(&token::Error::Unavailable("the device is gone".to_owned()).into()));
     }
 }

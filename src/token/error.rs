@@ -23,6 +23,13 @@ pub enum Error {
     /// There is no token to ask just now. The text says why.
     #[error("{0}")]
     Unavailable(String),
+    /// The blob is not tried just now: it ended one worker after the other. That says nothing
+    /// about the token.
+    #[error(
+        "the module crashed on this blob, each time that it was unwrapped. It is left alone for \
+         some seconds, then tried again. If it stays so, ask the module's vendor"
+    )]
+    CrashesModule,
     /// The token's own word on this job.
     #[error(transparent)]
     Failed(#[from] Failure),

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::error::Error;
 use super::merge::Key;
 
 /// How long such a blob is left alone. As soon as that it may be well again: the module may have
@@ -33,19 +32,10 @@ impl Poison {
         self.0.push_back((key.clone(), Instant::now()));
     }
 
-    /// Why it is not tried just now.
-    pub(super) fn refuses(&mut self, key: &Key) -> Option<Error> {
+    /// Is it left alone just now?
+    pub(super) fn refuses(&mut self, key: &Key) -> bool {
         self.0.retain(|(_, since)| since.elapsed() < REST);
-        self.0.iter().any(|(known, _)| known == key).then(Self::refusal)
-    }
-
-    /// What its callers are told.
-    pub(super) fn refusal() -> Error {
-        Error::Unavailable(
-            "the module crashed on this blob, each time that it was unwrapped. It is left alone for \
-             some seconds, then tried again. If it stays so, ask the module's vendor"
-                .to_owned(),
-        )
+        self.0.iter().any(|(known, _)| known == key)
     }
 }
 
@@ -68,10 +58,10 @@ mod tests {
     async fn a_blob_is_left_alone_for_a_while() {
         let mut poison = Poison::default();
         poison.add(&key(b"bad"));
-        assert_eq!(poison.refuses(&key(b"bad")), Some(Poison::refusal()));
-        assert_eq!(poison.refuses(&key(b"good")), None);
+        assert!(poison.refuses(&key(b"bad")));
+        assert!(!poison.refuses(&key(b"good")));
         advance(REST).await;
-        assert_eq!(poison.refuses(&key(b"bad")), None);
+        assert!(!poison.refuses(&key(b"bad")));
         assert!(poison.0.is_empty());
     }
 
@@ -84,7 +74,7 @@ mod tests {
             }
         }
         assert_eq!(poison.0.len(), MOST);
-        assert_eq!(poison.refuses(&key(&[0])), None);
-        assert!(poison.refuses(&key(&[1])).is_some());
+        assert!(!poison.refuses(&key(&[0])));
+        assert!(poison.refuses(&key(&[1])));
     }
 }

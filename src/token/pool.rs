@@ -110,9 +110,11 @@ impl Pool {
         if state.closing {
             return Err(Error::Unavailable("p11-kms is shutting down".to_owned()));
         }
-        if let Some(refusal) = job.key().and_then(|key| state.poison.refuses(key)) {
-            return Err(refusal);
+        if job.key().is_some_and(|key| state.poison.refuses(key)) {
+            return Err(Error::CrashesModule);
         }
+        // The first who waits may have gone. Lanes can be idle because of him.
+        state.refill();
         // One that waits for company to go would wait for ever if others went before it.
         let job = if state.waiting.is_empty() { state.give(job) } else { Some(job) };
         let Some(job) = job else { return Ok(()) };
@@ -251,7 +253,7 @@ impl Pool {
             let refusal = match job.key() {
                 Some(key) if doom.cause == Cause::Died && part == Part::Run => {
                     state.poison.add(key);
-                    Poison::refusal()
+                    Error::CrashesModule
                 }
                 _ => Error::Unavailable(why.message.clone()),
             };
@@ -457,6 +459,25 @@ mod tests {
         assert_eq!(fetched(&pool, lane), 0);
         pool.finished(lane, 1);
         assert_eq!(fetched(&pool, lane), 1);
+    }
+
+    /// A search may take longer than callers wait. Nobody else need wait behind one who has gone.
+    #[test]
+    fn nothing_waits_behind_a_job_that_waited_to_be_alone_and_whose_caller_has_gone() {
+        let pool = Pool::new(10);
+        let worker = pool.add_worker();
+        let [(a, _), (b, _)] = [pool.add_lane(worker, 1), pool.add_lane(worker, 1)];
+        let (search, _answer) = job(Operation::Find);
+        pool.submit(search).unwrap();
+        assert_eq!(fetched(&pool, a), 1);
+        let (mut alone, its_answer) = job(WRAP);
+        alone.outlived_its_worker(Part::Suspect(Company::Nobody));
+        pool.submit(alone).unwrap();
+        let _other = submit(&pool);
+        assert_eq!(fetched(&pool, b), 0, "it would not be alone");
+        drop(its_answer);
+        let _next = submit(&pool);
+        assert_eq!(fetched(&pool, b), 1);
     }
 
     #[test]
@@ -704,8 +725,8 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(dies(&pool, worker(&pool, 1, 2)), [1]);
         }
-        assert_eq!(answer.try_recv().unwrap().unwrap_err(), Poison::refusal());
-        assert_eq!(pool.submit(unwrap(b"poison").0), Err(Poison::refusal()));
+        assert_eq!(answer.try_recv().unwrap().unwrap_err(), Error::CrashesModule);
+        assert_eq!(pool.submit(unwrap(b"poison").0), Err(Error::CrashesModule));
         assert_eq!(pool.submit(unwrap(b"another").0), Ok(()));
     }
 

@@ -130,7 +130,7 @@ fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
         // Standard output is for the answers of commands; a module that prints
         // must not get in there.
         .stdout(Stdio::null())
-        .env("GLIBC_TUNABLES", malloc_tunables(&setup.profile))
+        .env("GLIBC_TUNABLES", malloc_tunables(&setup.profile, env::var_os("GLIBC_TUNABLES")))
         // systemd speaks with the front alone.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
@@ -149,12 +149,14 @@ fn spawn(setup: &Setup) -> io::Result<(Child, UnixStream, Vec<UnixStream>)> {
     Ok((child, into_tokio(control)?, ours))
 }
 
-/// What the operator has set comes after and wins.
-fn malloc_tunables(profile: &Profile) -> OsString {
+/// What the operator has set comes after and wins. Of a text with a malformed part newer versions
+/// of glibc take nothing (2.39): such parts are left out.
+fn malloc_tunables(profile: &Profile, own: Option<OsString>) -> OsString {
     let mut tunables = OsString::from(if profile.wipe_freed_memory { WIPING } else { FAST });
-    if let Some(own) = env::var_os("GLIBC_TUNABLES") {
+    let own = own.unwrap_or_default();
+    for part in own.to_string_lossy().split(':').filter(|part| part.matches('=').count() == 1) {
         tunables.push(":");
-        tunables.push(own);
+        tunables.push(part);
     }
     tunables
 }
@@ -273,10 +275,27 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::io::AsyncWriteExt;
 
+    use super::super::latch::tests::setup;
     use super::super::protocol::LOGIN_IS_OVER;
     use super::*;
+
+    #[test]
+    fn nothing_that_the_operator_has_set_makes_glibc_ignore_the_rest() {
+        let setup = setup(Path::new("/p"));
+        for (own, kept) in [
+            (None, ""),
+            (Some(""), ""),
+            (Some("glibc.malloc.arena_max=1:"), ":glibc.malloc.arena_max=1"),
+            (Some("a=1:nonsense:b=2=3:c=4"), ":a=1:c=4"),
+        ] {
+            let tunables = malloc_tunables(&setup.profile, own.map(OsString::from));
+            assert_eq!(tunables.to_str().unwrap(), format!("{WIPING}{kept}"), "{own:?}");
+        }
+    }
 
     #[tokio::test]
     async fn the_last_that_a_worker_said_of_its_logins_counts() {

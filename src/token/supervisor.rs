@@ -303,9 +303,18 @@ impl Running {
 
     /// Waits until it is of no more use.
     async fn broken(&mut self) -> Failure {
+        let Self { process, lanes, .. } = self;
+        let one_broke = async {
+            while let Some(end) = lanes.join_next().await {
+                if let Ok(LaneEnd::Broken(failure)) = end {
+                    return failure;
+                }
+            }
+            std::future::pending().await
+        };
         tokio::select! {
-            failure = self.process.died() => failure,
-            Some(Ok(LaneEnd::Broken(failure))) = self.lanes.join_next() => failure,
+            failure = process.died() => failure,
+            failure = one_broke => failure,
         }
     }
 
@@ -370,6 +379,8 @@ async fn grown(answered: &AtomicU64, limit: Option<u64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::net::UnixStream;
     use tokio::sync::oneshot;
 
@@ -378,6 +389,35 @@ mod tests {
     use super::super::latch::tests::setup;
     use super::super::protocol::Fingerprint;
     use super::*;
+
+    fn running(process: Process, lanes: JoinSet<LaneEnd>, ids: Vec<LaneId>) -> Running {
+        Running {
+            process,
+            lanes,
+            ids,
+            answered: Arc::default(),
+            since: Instant::now(),
+            setup: setup(Path::new("/p")),
+            stamp: None,
+            replace_after: None,
+        }
+    }
+
+    /// One that had no job may end before the one that broke is told of.
+    #[tokio::test]
+    async fn a_lane_that_ended_well_does_not_hide_one_that_broke() {
+        let (process, _control) = Process::fake();
+        let mut lanes = JoinSet::new();
+        lanes.spawn(async { LaneEnd::Retired });
+        lanes.spawn(async {
+            sleep(Duration::from_millis(50)).await;
+            LaneEnd::Broken(Failure::new(Class::SessionLost, "the session is gone"))
+        });
+        let mut worker = running(process, lanes, Vec::new());
+        let failure = timeout(Duration::from_secs(10), worker.broken()).await;
+        worker.abandon(&Pool::new(8)).await;
+        assert_eq!(failure.unwrap().class, Class::SessionLost);
+    }
 
     /// It waits for its device in the kernel. Its callers need not wait with it.
     #[tokio::test]
@@ -393,17 +433,7 @@ mod tests {
         let (reply, mut answer) = oneshot::channel();
         let job = Job::new(Operation::Find, &Fingerprint::NONE, b"", time, Askers::One(reply));
         pool.submit(job).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let worker = Running {
-            process,
-            lanes,
-            ids,
-            answered: Arc::default(),
-            since: Instant::now(),
-            setup: setup(&dir.path().join("pin")),
-            stamp: None,
-            replace_after: None,
-        };
+        let worker = running(process, lanes, ids);
         worker.abandon(&pool).await;
         assert!(matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
         assert_eq!(pool.load().waiting, 1);
