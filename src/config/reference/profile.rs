@@ -67,7 +67,8 @@ pub const PROFILE: &[Key] = keys! {
     /// AES keys so. New KEKs are made as AES keys all the same
     "key-type" = "aes";
     /// all memory that the module frees is wiped (glibc only). `false` for a module that wipes its
-    /// secrets by itself: each call takes less CPU then
+    /// secrets by itself: each call takes less CPU then. Or for one that crashes with it: it uses
+    /// what it has freed, or what it has never set
     "wipe-freed-memory" = true;
     /// a worker is replaced after so many session objects; 0: never
     "replace-after-objects" = 0;
