@@ -19,6 +19,7 @@ use common::keks::{active, found, generate, generate_meanwhile};
 use common::load::Load;
 use common::token::{GOOD, Token};
 use common::{eventually, seed};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use p11_kms::generation::Generation;
 use p11_kms::keyring::{Epoch, KeyId};
 use p11_kms::token::protocol::Fingerprint;
@@ -200,8 +201,9 @@ async fn an_older_kek_that_vanishes_is_told_and_comes_back_from_its_backup() {
     active(&daemon, &new).await;
     load.go_on_for(50).await;
 
-    fs::rename(token.path("tokens"), token.path("tokens.lost")).unwrap();
-    fs::rename(token.path("tokens.copy"), token.path("tokens")).unwrap();
+    // At once: a caller would notice a moment without them.
+    let (lost, back) = (token.path("tokens"), token.path("tokens.copy"));
+    renameat2(AT_FDCWD, &lost, AT_FDCWD, &back, RenameFlags::RENAME_EXCHANGE).unwrap();
     let back = async || client.decrypt(request_for(&old)).await.ok();
     assert!(eventually("the old KEK", back).await == seed(1, 32));
     load.go_on_for(50).await;

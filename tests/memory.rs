@@ -139,12 +139,12 @@ async fn what_fails_leaves_no_seed() {
     assert!(refused > 0, "the queue was never full");
     // A worker that hangs with them is killed.
     faults.set("C_WrapKey times=1 hang").unwrap();
-    for call in other[100..].chunks(25).flatten().map(|seed| ask(&client, seed)).collect::<Vec<_>>()
-    {
+    let calls: Vec<_> = other[100..].iter().map(|seed| ask(&client, seed)).collect();
+    for call in calls {
         let _ = call.await.unwrap();
     }
     faults.clear().unwrap();
-    assert!(daemon.count("the module hangs") > 0);
+    daemon.logged("the module hangs").await;
     only_status(&client).await;
     let seeds = [seeds, vec![too_long]].concat();
     assert_none(&daemon, "seeds", &seeds);

@@ -104,6 +104,16 @@ impl Manager {
         Self(socket)
     }
 
+    /// Leaves no room for one message more.
+    fn overwhelm(&self) {
+        let place = self.0.local_addr().unwrap();
+        // Each sender has a limit of its own, which may come before that of the queue.
+        while UnixDatagram::unbound().is_ok_and(|sender| {
+            sender.set_nonblocking(true).unwrap();
+            sender.send_to_addr(b"EXTEND_TIMEOUT_USEC=1", &place).is_ok()
+        }) {}
+    }
+
     /// All that has come.
     fn heard(&self) -> Vec<String> {
         let mut buffer = [0; 1000];
@@ -124,10 +134,7 @@ async fn a_service_manager_that_does_not_read_stops_nobody() {
     let token = Token::with_kek();
     let path = token.path("notify");
     let manager = Manager::at(&path);
-    let others = UnixDatagram::unbound().unwrap();
-    others.set_nonblocking(true).unwrap();
-    others.connect(&path).unwrap();
-    while others.send(b"EXTEND_TIMEOUT_USEC=1").is_ok() {}
+    manager.overwhelm();
     let mut command = token.command();
     command.arg("serve").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
     let daemon = Daemon::run(&token, command);

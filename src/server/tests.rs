@@ -255,11 +255,14 @@ async fn who_stands_in_the_queue_at_the_end_is_answered() {
     // The server accepts nobody before this test waits for something.
     let streams: Vec<_> = (0..5).map(|_| StdStream::connect(server.path()).unwrap()).collect();
     server.shut_down();
+    let mut calls = JoinSet::new();
     for stream in streams {
         stream.set_nonblocking(true).unwrap();
-        let client = Running::client_over(UnixStream::from_std(stream).unwrap()).await;
-        client.status().await;
+        let stream = UnixStream::from_std(stream).unwrap();
+        // At once: none of them has long to begin.
+        calls.spawn(async move { Running::client_over(stream).await.status().await });
     }
+    calls.join_all().await;
     assert_eq!(server.stop().await, Drained::Complete);
 }
 
