@@ -262,6 +262,14 @@ impl Pool {
         state.refill();
     }
 
+    /// A worker could not be started. Those who wait go on waiting for the next one.
+    pub(super) fn start_failed(&self, failure: Failure) {
+        let mut state = self.state();
+        if state.lanes.is_empty() {
+            state.lost = Some(failure);
+        }
+    }
+
     /// No worker can be started. Those who wait are told why.
     pub(super) fn set_down(&self, failure: Failure) {
         let mut state = self.state();
@@ -559,6 +567,9 @@ mod tests {
         let pool = Pool::new(10);
         let mut waiting = submit(&pool);
         assert_eq!(pool.availability(), Availability::Starting { after: None });
+        pool.start_failed(gone());
+        assert_eq!(pool.availability(), Availability::Starting { after: Some(gone()) });
+        assert!(waiting.try_recv().is_err(), "still waiting");
         pool.set_down(gone());
         assert!(waiting.try_recv().unwrap().is_err());
         assert!(matches!(pool.submit(job(Operation::Find).0), Err(Error::Unavailable(_))));

@@ -104,10 +104,11 @@ impl Supervisor {
                     self.reports.send_replace(Some(report));
                 }
                 Err(failure) => {
-                    // A lost start may be an accident, and is soon tried again: those who
-                    // wait go on waiting.
+                    // A lost start may be an accident, and is soon tried again.
                     let accident = matches!(failure.class, Class::TokenLost | Class::Hung);
-                    if !accident || backoff.is_serious() {
+                    if accident && !backoff.is_serious() {
+                        self.pool.start_failed(failure);
+                    } else {
                         self.pool.set_down(failure);
                     }
                     let time = backoff.next();
