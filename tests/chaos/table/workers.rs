@@ -103,6 +103,8 @@ pub(super) const ROWS: &[Row] = &[
         moment: "when both workers are replaced",
         set: QUICK_START,
         begin: &[Act::Rules("C_Initialize hang"), Act::KillWorkers(2)],
+        // Longer than a caller waits.
+        lasts: Duration::from_secs(4),
         end: &[BEHAVE],
         may_see: &["Unavailable", "DeadlineExceeded"],
         status: Status::Says(&[
