@@ -10,6 +10,7 @@ use common::daemon::Daemon;
 use common::load::Load;
 use common::token::{PIN, Token};
 use common::{eventually, seed};
+use faulty_module::Control;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -58,6 +59,16 @@ async fn on_its_final_try_and_once_locked_nobody_logs_in() {
     }
 }
 
+/// After so many logins nobody tries again until it is asked for.
+async fn the_counter_decides(daemon: &Daemon, faults: &Control, logins: u64) {
+    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
+    sleep(A_WHILE).await;
+    assert_eq!(faults.count("C_Login"), logins);
+    faults.clear().unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.well().await;
+}
+
 /// A token may make whoever gave a wrong PIN wait. Nobody saw the answer, but the counter did.
 #[tokio::test]
 async fn after_a_login_that_did_not_come_back_the_counter_decides() {
@@ -65,12 +76,7 @@ async fn after_a_login_that_did_not_come_back_the_counter_decides() {
     let faults = token.misbehaving();
     faults.set("C_Login hang times=1\ntoken pin-flags=count-low").unwrap();
     let daemon = Daemon::spawn(&token, &["token.start-timeout=1s"]);
-    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
-    sleep(A_WHILE).await;
-    assert_eq!(faults.count("C_Login"), 1);
-    faults.clear().unwrap();
-    daemon.signal(Signal::SIGHUP);
-    daemon.well().await;
+    the_counter_decides(&daemon, faults, 1).await;
     daemon.stop().await;
 }
 
@@ -81,12 +87,7 @@ async fn after_a_login_that_crashed_the_counter_decides() {
     let faults = token.misbehaving();
     faults.set("C_Login segv times=1\ntoken pin-flags=count-low").unwrap();
     let daemon = Daemon::spawn(&token, &[]);
-    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
-    sleep(A_WHILE).await;
-    assert_eq!(faults.count("C_Login"), 1);
-    faults.clear().unwrap();
-    daemon.signal(Signal::SIGHUP);
-    daemon.well().await;
+    the_counter_decides(&daemon, faults, 1).await;
     daemon.stop().await;
 }
 
@@ -97,12 +98,7 @@ async fn after_a_second_login_that_crashed_the_counter_decides() {
     let faults = token.misbehaving();
     let daemon = Daemon::start_with(&token, &ONE_WORKER).await;
     faults.set("C_Login segv times=1\ntoken pin-flags=count-low\ntoken logged-out").unwrap();
-    daemon.unwell("CKF_USER_PIN_COUNT_LOW").await;
-    sleep(A_WHILE).await;
-    assert_eq!(faults.count("C_Login"), 2);
-    faults.clear().unwrap();
-    daemon.signal(Signal::SIGHUP);
-    daemon.well().await;
+    the_counter_decides(&daemon, faults, 2).await;
     daemon.stop().await;
 }
 
