@@ -7,10 +7,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::blame::{Company, Part};
 use super::error::Error;
 use super::frame::{Deadline, Operation, encode_job};
 use super::merge::{Key, Merged};
-use super::protocol::{Class, Fingerprint};
+use super::protocol::Fingerprint;
 
 /// What a job gives back: a blob, a seed or JSON. Wiped when it goes.
 pub(super) type Answer = Zeroizing<Vec<u8>>;
@@ -20,42 +21,6 @@ pub(super) type Reply = oneshot::Sender<Result<Answer, Error>>;
 
 /// Where it comes out.
 pub(super) type Receiver = oneshot::Receiver<Result<Answer, Error>>;
-
-/// How a worker came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// It said so itself, in its answer to a job.
-    Told(Class),
-    /// It did not answer in time.
-    Hung,
-    /// Its process ended: the module crashed, or somebody killed it.
-    Died,
-}
-
-/// What a job has to do with the end of a worker that had it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Nothing.
-    None,
-    /// Its session was gone.
-    NoSession,
-    /// It may have brought that about, or one beside it. Next it runs without those.
-    Suspect(Company),
-    /// It was run, and nothing speaks for it.
-    Run,
-}
-
-/// What may be at a job's worker together with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Company {
-    /// Whatever there is.
-    #[default]
-    Any,
-    /// Jobs of other sessions.
-    OtherSessions,
-    /// No other job.
-    Nobody,
-}
 
 /// Who waits for a job.
 pub(super) enum Askers {

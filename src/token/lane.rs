@@ -13,9 +13,10 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::blame::Cause;
 use super::error::Error;
 use super::frame::{Inbox, MAX_ANSWER, MAX_SEED_FRAME, decode_answer};
-use super::job::{Cause, Job};
+use super::job::Job;
 use super::measure::Batch;
 use super::pool::{LaneId, Orders, Pool, WorkerId};
 use super::protocol::{Class, Failure};

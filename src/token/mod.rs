@@ -5,6 +5,7 @@
 //! The PKCS#11 module is not in this process. See [`crate::worker`].
 
 mod backoff;
+mod blame;
 mod error;
 pub mod frame;
 mod job;

@@ -13,11 +13,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::blame::{Cause, Company, Doom, Part};
 use super::error::Error;
-use super::job::{Cause, Company, Job, Part};
+use super::job::Job;
 use super::load::{Availability, Load};
 use super::poison::Poison;
-use super::protocol::{Class, Failure};
+use super::protocol::Failure;
 use crate::metrics;
 
 /// How often a full queue is swept, at most.
@@ -40,14 +41,6 @@ pub(super) enum Orders {
     Retire,
     /// To end now.
     BreakOff,
-}
-
-/// How a worker came to its end, as the first of its lanes saw it.
-#[derive(Clone, Copy)]
-struct Doom {
-    cause: Cause,
-    /// It had one job and no other, in all its lanes.
-    one_job: bool,
 }
 
 struct Lane {
@@ -376,23 +369,6 @@ impl State {
     }
 }
 
-impl Doom {
-    /// What the jobs that one of the worker's lanes had sent have to do with it; `first`: the lane
-    /// that broke before the others. The worker keeps answers back for a moment to write several
-    /// at once, so it may have been at any of them.
-    fn part(self, first: bool, sent: usize) -> Part {
-        match self.cause {
-            Cause::Told(Class::SessionLost) => Part::NoSession,
-            Cause::Told(_) => Part::Run,
-            Cause::Hung if !first => Part::None,
-            Cause::Hung if sent == 1 => Part::Run,
-            Cause::Hung => Part::Suspect(Company::OtherSessions),
-            Cause::Died if self.one_job => Part::Run,
-            Cause::Died => Part::Suspect(Company::Nobody),
-        }
-    }
-}
-
 impl Lane {
     fn give(&mut self, mut job: Job) {
         if let Some(waited) = job.end_wait() {
@@ -415,7 +391,7 @@ mod tests {
     use super::super::frame::Operation;
     use super::super::job::{Askers, Receiver};
     use super::super::merge::{Joined, Merger};
-    use super::super::protocol::Fingerprint;
+    use super::super::protocol::{Class, Fingerprint};
     use super::*;
     use crate::algorithm::Algorithm;
 
