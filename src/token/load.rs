@@ -31,7 +31,7 @@ pub enum Availability {
     Up,
     /// A worker is being started: the first one, or one in place of those that ended so.
     Starting {
-        /// How the last one ended.
+        /// How the last one ended, or why the one in its place could not be started.
         after: Option<Failure>,
     },
     /// The last start failed.

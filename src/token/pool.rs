@@ -71,7 +71,7 @@ struct State {
     swept: Option<Instant>,
     /// When the first of the present lanes came, or one before it without a gap.
     up_since: Option<Instant>,
-    /// Why the first lane went since one came.
+    /// Why the first lane went since one came, or why no other could be started in its place.
     lost: Option<Failure>,
     /// Why a worker could not be started, since one could.
     failed_start: Option<Failure>,
